@@ -1,0 +1,1 @@
+"""The anatomy: image, lumen, centerline, ports and tetrahedra."""

@@ -1,0 +1,1 @@
+"""Where things are: transforms, frames, registration, each with its error."""

@@ -1,0 +1,1 @@
+"""What passes between devices, twin and viewer, and how it is recorded."""

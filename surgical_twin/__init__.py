@@ -1,0 +1,3 @@
+"""The intraoperative surgical twin."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""What the surgeon sees: the scene, the overlay, the waveforms, AR export."""
