@@ -1,0 +1,1 @@
+"""The ensemble filter that corrects the reduced flow model by what is measured."""
