@@ -24,6 +24,9 @@ CASE_FORMAT = 1
 IMAGE = "image.nrrd"
 LABELS = "labels.nrrd"
 LEVEL_SET = "level_set.nrrd"
+LUMEN = "lumen.nrrd"
+"""The level set without the branches that the centerline leaves out: what is meshed."""
+
 CENTERLINE = "centerline.vtp"
 MESH = "mesh.vtu"
 SURFACE = "surface.vtp"
@@ -83,7 +86,9 @@ class Case:
         """
         path = folder / MANIFEST
         if not path.is_file():
-            raise InputError(f"{folder} is no case: it has no {MANIFEST}; make one with surgical-twin plan IMAGE --case.")
+            raise InputError(
+                f"{folder} is no case: it has no {MANIFEST}; make one with surgical-twin plan IMAGE --case."
+            )
         try:
             manifest = tomllib.loads(path.read_text(encoding="utf-8"))
             version = manifest["case"]["format"]
@@ -108,7 +113,9 @@ class Case:
         """
         path = self.path(name)
         if not path.is_file():
-            raise InputError(f"The case {self.folder} has no {name}: its planning is not finished; run surgical-twin plan.")
+            raise InputError(
+                f"The case {self.folder} has no {name}: its planning is not finished; run surgical-twin plan."
+            )
         return path
 
     def save(self) -> None:
@@ -133,7 +140,9 @@ class Case:
         recorded = {**done["read"], **done["wrote"]}
         if set(done["read"]) != set(inputs):
             return False
-        return all(self.path(file).is_file() and file_hash(self.path(file)) == known for file, known in recorded.items())
+        return all(
+            self.path(file).is_file() and file_hash(self.path(file)) == known for file, known in recorded.items()
+        )
 
     def record_step(
         self,

@@ -35,7 +35,8 @@ def read_quantity(text: str, unit: str, *, name: str) -> float:
         value = float(quantity.to(unit).magnitude)
     except Exception as error:  # pint raises errors of many unrelated types on malformed text
         raise InputError(
-            f'{name} = "{text}" cannot be read as a quantity in {unit}: {error}; write a number and a unit, as in "5 {unit}".'
+            f'{name} = "{text}" cannot be read as a quantity in {unit} ({error}); '
+            f'write a number and a unit, as in "5 {unit}".'
         ) from error
     if not math.isfinite(value):
         raise InputError(f'{name} = "{text}" is not a finite number; write a number and a unit.')

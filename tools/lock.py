@@ -16,7 +16,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.12", "3.13")
 # pip takes each platform tag literally, so every glibc a wheel may name is listed.
-PLATFORMS = (*(f"manylinux_2_{minor}_x86_64" for minor in range(39, 4, -1)), "manylinux2014_x86_64", "manylinux1_x86_64")
+PLATFORMS = (
+    *(f"manylinux_2_{minor}_x86_64" for minor in range(39, 4, -1)),
+    "manylinux2014_x86_64",
+    "manylinux1_x86_64",
+)
 
 
 def resolve(python: str, constraints: Path | None) -> dict[str, tuple[str, str]]:

@@ -44,9 +44,7 @@ def innovation(predicted: Array, observed: Array, variance: Array) -> Innovation
         observed: (p,) what was measured.
         variance: (p,) error variance of each observation, with the prediction's own model error.
     """
-    return Innovation(
-        difference=observed - predicted.mean(axis=0), variance=predicted.var(axis=0, ddof=1) + variance
-    )
+    return Innovation(difference=observed - predicted.mean(axis=0), variance=predicted.var(axis=0, ddof=1) + variance)
 
 
 def transform_analysis(ensemble: Array, predicted: Array, observed: Array, variance: Array) -> Array:

@@ -24,9 +24,7 @@ def test_analysis_is_the_kalman_update_of_the_ensembles_own_moments(seed, member
     operator = generator.normal(size=(observed, variables))
     variance = generator.uniform(0.1, 5, observed)
     values = generator.normal(size=observed) * 3
-    mean, covariance = kalman(
-        ensemble.mean(0), np.atleast_2d(np.cov(ensemble.T)), operator, values, variance
-    )
+    mean, covariance = kalman(ensemble.mean(0), np.atleast_2d(np.cov(ensemble.T)), operator, values, variance)
     analysis = transform_analysis(ensemble, ensemble @ operator.T, values, variance)
     np.testing.assert_allclose(analysis.mean(0), mean, rtol=1e-8, atol=1e-8)
     np.testing.assert_allclose(np.atleast_2d(np.cov(analysis.T)), covariance, rtol=1e-7, atol=1e-7)

@@ -1,0 +1,112 @@
+"""Signed distance to a wall that a grey-value level set puts between voxels."""
+
+import numpy as np
+import numpy.typing as npt
+import pyvista as pv
+import SimpleITK as sitk
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from meshes.grid import Array, Grid
+
+MARGIN_VOXELS = 5
+MOST_VOXELS = 6_000_000
+"""A level set has at most this many voxels; a larger one is made coarser, which the mesh would be anyway."""
+
+
+def signed_distance(level: Grid, mask: npt.NDArray[np.bool_]) -> sitk.Image:
+    """Signed distance [mm] to the zero of ``level`` around ``mask``, on a cropped grid of nearly cubic voxels.
+
+    Args:
+        level: negative inside; its zero is the wall; of any scale.
+        mask: the voxels that are inside.
+
+    Returns:
+        float32 image, negative inside. Only the part of the inside that is connected with the mask's largest part is
+        kept.
+    """
+    found = ndimage.find_objects(mask.astype(np.uint8))[0]
+    low = [part.start - MARGIN_VOXELS for part in found[::-1]]
+    high = [part.stop + MARGIN_VOXELS for part in found[::-1]]
+    padded = _padded(level, low, high)
+    step = float(padded.spacing.min())
+    extent = (padded.size - 1) * padded.spacing
+    step = max(step, float(np.cbrt(np.prod(extent) / MOST_VOXELS)))
+    # Voxels near enough to cubic are left as they are: interpolating would only blur them.
+    factors = np.where(padded.spacing / step > 1.25, np.ceil(padded.spacing / step - 0.25), 1.0)
+    if step > 1.05 * padded.spacing.min():
+        factors = padded.spacing / step
+    size = np.maximum(np.round((padded.size - 1) * factors).astype(int) + 1, 4)
+    spacing = extent / (size - 1)
+    index = [np.linspace(0, n - 1, m) for n, m in zip(padded.size, size, strict=True)]
+    fine = _resample(padded.values.astype(np.float32), index)
+    grid = Grid(fine, padded.origin, spacing, padded.direction)
+    inside = fine < 0
+    parts, count = ndimage.label(inside)
+    if count > 1:
+        kept = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+        fine = np.where(inside & ~kept, np.abs(fine) + 1e-4, fine)
+        grid = grid.like(fine)
+    return _redistance(grid).image()
+
+
+def _padded(level: Grid, low: list[int], high: list[int]) -> Grid:
+    """Crop, and pad with outside where the box leaves the image: a vessel that runs out of it is closed there."""
+    inner_low = np.maximum(low, 0)
+    cropped = level.crop(low, high)
+    missing_low = inner_low - low
+    missing_high = np.array(high) - np.minimum(high, level.size)
+    width = [(int(a), int(b)) for a, b in zip(missing_low[::-1], missing_high[::-1], strict=True)]
+    outside = float(np.abs(cropped.values).max())
+    values = np.pad(cropped.values, width, constant_values=outside)
+    origin = cropped.to_position(-missing_low.astype(float))[0]
+    return Grid(values, origin, cropped.spacing, cropped.direction)
+
+
+def _resample(values: npt.NDArray[np.float32], index: list[Array]) -> npt.NDArray[np.float32]:
+    """Values at the products of indices per axis (i, j, k), by linear interpolation axis by axis."""
+    for axis, wanted in zip((2, 1, 0), index, strict=True):
+        lower = np.clip(np.floor(wanted).astype(int), 0, values.shape[axis] - 2)
+        weight = (wanted - lower).astype(np.float32)
+        shape = [1, 1, 1]
+        shape[axis] = -1
+        share = weight.reshape(shape)
+        values = np.take(values, lower, axis=axis) * (1 - share) + np.take(values, lower + 1, axis=axis) * share
+    return values
+
+
+def wall_surface(level: Grid) -> pv.PolyData:
+    """The zero of a level set as triangles, in mm, LPS; faces are in no particular orientation."""
+    image = pv.ImageData(dimensions=tuple(int(n) for n in level.size))
+    image.point_data["level"] = level.values.ravel()
+    surface = image.contour([0.0], scalars="level", method="flying_edges")
+    surface.points = level.to_position(surface.points)
+    return surface
+
+
+def _redistance(level: Grid) -> Grid:
+    """Signed distance to the zero of a level set: exact near it, to a fraction of a voxel farther away.
+
+    The distance to the plane of the nearest of many samples of the wall, near the wall; farther away, where the
+    foot's plane says less, the distance to the sample itself.
+    """
+    surface = wall_surface(level)
+    triangles = surface.faces.reshape(-1, 4)[:, 1:]
+    corners = np.asarray(surface.points, dtype=float)[triangles]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    area = np.linalg.norm(normals, axis=1)
+    real = area > 1e-12
+    normals, centers = normals[real] / area[real, None], corners[real].mean(axis=1)
+    tree = cKDTree(centers)
+    step = float(level.spacing.max())
+    sign = np.where(level.values < 0, -1.0, 1.0)
+    inside_or_near = ndimage.binary_dilation(level.values < 0, iterations=MARGIN_VOXELS - 1)
+    flat = np.flatnonzero(inside_or_near)
+    positions = level.positions_of(flat)
+    distance, nearest = tree.query(positions, k=3)
+    offset = np.abs(np.einsum("nkd,nkd->nk", positions[:, None] - centers[nearest], normals[nearest]))
+    plane = offset.mean(axis=1)
+    near = distance[:, 0] < 1.5 * step
+    result = np.full(level.values.shape, (MARGIN_VOXELS - 1) * step, dtype=np.float32)
+    result.ravel()[flat] = (np.where(near, np.minimum(plane, distance[:, 0]), distance[:, 0])).astype(np.float32)
+    return level.like((result * sign).astype(np.float32))

@@ -1,0 +1,131 @@
+"""Where blood enters and leaves: named, planar openings of the lumen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from meshes.centerline import Centerline, Indices
+from meshes.errors import InputError
+from meshes.grid import Array, Grid
+
+SECTION_REACH = 3.0
+"""A port's section is looked at within this many inscribed radii."""
+
+END_WIDTH = 0.7
+"""A vessel is cut where its radius is at least this part of its usual one."""
+
+RESOLVED_VOXELS = 0.6
+"""An end thinner than this many voxels in radius gets no port: it stays closed."""
+
+TANGENT_RADII = 1.0
+"""The vessel's direction at an end is taken over this many radii."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """A planar opening: center (3,) mm, outward unit normal (3,), area mm2 of the real cross-section, and radius mm.
+
+    ``radius`` is that of the circle of the same area. ``tag`` (from 1) marks the port's triangles in a mesh.
+    """
+
+    name: str
+    role: Literal["inlet", "outlet"]
+    tag: int
+    center: Array
+    normal: Array
+    radius: float
+    area: float
+
+
+def find_ports(level_set: sitk.Image, centerline: Centerline) -> tuple[tuple[Port, ...], Centerline]:
+    """A port at each end of a centerline, normal to it: the inlet first, then outlets by falling area.
+
+    Args:
+        level_set: signed distance to the wall, mm, negative inside.
+        centerline: its tree; its ends lie about a radius inside the vessels' ends.
+
+    Returns:
+        The ports, and the centerline with their names at its ends.
+
+    Raises:
+        InputError: fewer than two ends have a section.
+    """
+    field = Grid.of(level_set)
+    found = []
+    for number, (branch, _) in enumerate(centerline.terminals()):
+        ids = centerline.branches[branch].point_ids
+        ordered = _from_full_width(centerline, ids if number == 0 else ids[::-1])
+        if centerline.radius[ordered[0]] < RESOLVED_VOXELS * float(field.spacing.max()):
+            continue
+        center, normal = _end(centerline, ordered)
+        # Some lumen has to lie beyond the plane, or it would cut nothing off.
+        while len(ordered) > 6 and field.sample(center + float(field.spacing.max()) * normal, outside=1.0)[0] > 0:
+            ordered = ordered[1:]
+            center, normal = _end(centerline, ordered)
+        if field.sample(center + float(field.spacing.max()) * normal, outside=1.0)[0] > 0:
+            continue
+        area = section_area(field, center, normal, float(centerline.radius[ordered[0]]))
+        if area > 0:
+            found.append((branch, center, normal, area, number == 0))
+    outlets = sorted((end for end in found if not end[4]), key=lambda end: (-end[3], end[0]))
+    inlets = [end for end in found if end[4]]
+    if not inlets or not outlets:
+        raise InputError("The vessel has no inlet and outlet that could be cut; is it longer than wide?")
+    ports, names = [], {}
+    for tag, (branch, center, normal, area, is_inlet) in enumerate([inlets[0], *outlets], start=1):
+        name = "inlet" if is_inlet else f"outlet_{tag - 1}"
+        role: Literal["inlet", "outlet"] = "inlet" if is_inlet else "outlet"
+        ports.append(Port(name, role, tag, center, normal, float(np.sqrt(area / np.pi)), area))
+        if not is_inlet:
+            names[branch] = name
+    return tuple(ports), centerline.named(names)
+
+
+def _from_full_width(centerline: Centerline, ordered: Indices) -> Indices:
+    """Points from an end inward, without those where the vessel has already thinned out towards its end."""
+    radius = centerline.radius[ordered]
+    usual = float(np.median(radius))
+    full = np.flatnonzero(radius >= END_WIDTH * usual)
+    begin = int(full[0])
+    if begin > 0:  # a step further in, so that the plane has something to cut off
+        begin = min(begin + 2, len(ordered) - 4)
+    return ordered[max(0, begin) :]
+
+
+def _end(centerline: Centerline, ordered: Indices) -> tuple[Array, Array]:
+    """Center and outward normal of an end; ``ordered`` runs from it inward."""
+    points, radius = centerline.points[ordered], centerline.radius[ordered]
+    away = np.linalg.norm(points - points[0], axis=1)
+    behind = points[away <= max(TANGENT_RADII * float(radius[0]), float(away[min(3, len(away) - 1)]))]
+    direction = points[0] - behind[-1]
+    return points[0].copy(), direction / np.linalg.norm(direction)
+
+
+def plane_axes(normal: Array) -> tuple[Array, Array]:
+    """Two unit vectors that span the plane normal to a unit vector."""
+    first = np.cross(normal, np.eye(3)[np.argmin(np.abs(normal))])
+    first /= np.linalg.norm(first)
+    return first, np.cross(normal, first)
+
+
+def section_area(field: Grid, center: Array, normal: Array, radius: float) -> float:
+    """Area [mm2] of the lumen's section through a point, of the part that the point is in; 0 where there is none."""
+    reach, count = SECTION_REACH * radius + float(field.spacing.max()), 121
+    first, second = plane_axes(normal)
+    steps = np.linspace(-reach, reach, count)
+    places = center + steps[:, None, None] * first + steps[None, :, None] * second
+    values = field.sample(places.reshape(-1, 3), outside=1.0).reshape(count, count)
+    parts, _ = ndimage.label(values < 0)
+    own = parts[count // 2, count // 2]
+    if own == 0:
+        return 0.0
+    # The share of a cell that is inside follows from the distance at its center, to first order.
+    cell = steps[1] - steps[0]
+    near = ndimage.binary_dilation(parts == own)
+    share = np.clip(0.5 - values / cell, 0.0, 1.0) * near
+    return float(share.sum() * cell**2)

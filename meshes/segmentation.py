@@ -1,0 +1,360 @@
+"""Finding the contrast-filled lumen, and where exactly its wall is.
+
+1.  Bright tubes of several widths are found by the eigenvalues of the Hessian (Frangi et al., MICCAI 1998; the
+    generalized objectness of Antiga, Insight Journal 2007, as SimpleITK has it). Their strongest voxels are the cores:
+    they say what blood looks like here. Bone is brighter, but it is no tube.
+2.  Blood's and tissue's grey values are followed through the image by averaging over cores, and over what lies a little
+    beside them, with a wide Gaussian, so that a coil's fading signal moves the threshold with it.
+3.  The wall is where the grey value is half-way between the two, the edge of an object in a blurred image. The voxels
+    above it that are connected with the seed, or with the most tube-like core, are the lumen.
+4.  The level set is the half-way value minus the grey value, made a signed distance to its own zero: the wall lies
+    between voxels where the grey values put it. Smoothing a binary mask would shrink thin vessels.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+from scipy import ndimage
+
+from meshes.errors import InputError
+from meshes.grid import Array, Grid
+from meshes.level_set import signed_distance
+from meshes.tubes import SegmentationSettings, TubeResponses, tube_responses
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Lumen:
+    """The lumen of one vessel tree.
+
+    Attributes:
+        label: uint8, 1 in the lumen, on the image's grid.
+        level_set: float32, signed distance to the wall in mm, negative inside; cropped, nearly cubic voxels.
+        notes: what was decided on the way, one sentence each.
+    """
+
+    label: sitk.Image
+    level_set: sitk.Image
+    notes: tuple[str, ...]
+
+
+def segment_lumen(
+    image: sitk.Image,
+    *,
+    seed: tuple[float, float, float] | None = None,
+    settings: SegmentationSettings | None = None,
+) -> Lumen:
+    """Find the lumen of the contrast-filled vessel tree that a seed lies in, or of the most prominent one.
+
+    Args:
+        image: CT or MR angiogram, blood brighter than tissue.
+        seed: a point in the vessel, mm, LPS.
+        settings: defaults where None.
+
+    Raises:
+        InputError: the seed is outside the image or in no vessel, or no vessel is found.
+    """
+    chosen = settings or SegmentationSettings()
+    grid = Grid.of(image)
+    if seed is not None and not grid.contains(seed)[0]:
+        low, high = _bounds(grid)
+        raise InputError(
+            f"The seed {_point(seed)} is outside the image, which reaches from {_point(low)} to {_point(high)} mm "
+            f"(LPS); "
+            "give a point in the vessel."
+        )
+    tubes = tube_responses(image, chosen)
+    candidates = _candidates(grid, tubes, seed, chosen)
+    if not candidates:
+        if seed is not None:
+            raise InputError(
+                f"The seed {_point(seed)} is in no vessel: nothing tube-like within {chosen.seed_reach:g} mm of it "
+                f"stands out; "
+                "give a point inside the vessel (mm, LPS)."
+            )
+        raise InputError(
+            "No vessel was found: no bright structure in the image is a tube; is it an angiogram? Give --seed or "
+            "labels."
+        )
+    best = max(candidates, key=lambda candidate: candidate.score)
+    component, values, half, contrast, blood, tissue = _follow_bias(grid, best, tubes, seed, chosen)
+    notes = (
+        "The vessel tree at the seed is taken."
+        if seed is not None
+        else f"The most vessel-like of {len(candidates)} kinds of bright structure is taken; give --seed for another.",
+        f"Blood is about {blood:.0f}, the tissue beside it {tissue:.0f}; the wall is half-way between them at each "
+        f"place.",
+    )
+    # Only this tree: what else is bright, a little away, is turned into background.
+    near = ndimage.binary_dilation(component, iterations=2)
+    excess = np.where(near, half - values, np.maximum(np.abs(half - values), 0.25 * contrast))
+    filled = np.where(component, np.minimum(excess, -0.02 * contrast), excess)
+    return Lumen(
+        label=grid.like(component.astype(np.uint8)).image(),
+        level_set=signed_distance(grid.like((filled / contrast).astype(np.float32)), component),
+        notes=notes,
+    )
+
+
+def lumen_from_labels(labels: sitk.Image, image: sitk.Image, *, value: int | None = None) -> Lumen:
+    """Take the lumen from a label map on the image's grid.
+
+    Args:
+        labels: 0 is background.
+        image: the planning image.
+        value: which label is lumen; all but 0 where None.
+
+    Raises:
+        InputError: the label map is on another grid, or holds no such label.
+    """
+    _check_same_grid(labels, image)
+    grid = Grid.of(labels, np.float32)
+    wanted = grid.values != 0 if value is None else grid.values == value
+    if not wanted.any():
+        present = ", ".join(f"{number:g}" for number in np.unique(grid.values)[:20])
+        asked = "any label but 0" if value is None else f"label {value}"
+        raise InputError(f"The label map holds no voxel of {asked}; its values are {present}.")
+    parts, count = ndimage.label(wanted, np.ones((3, 3, 3)))
+    notes = []
+    if count > 1:
+        sizes = np.bincount(parts.ravel())[1:]
+        wanted = parts == 1 + int(np.argmax(sizes))
+        notes.append(f"Of {count} separate parts of the label map the largest, {sizes.max()} voxels, is used.")
+    wanted = ndimage.binary_fill_holes(wanted)
+    low, high = _box(wanted, 4)
+    cropped = grid.crop(low.tolist(), high.tolist())
+    block = wanted[low[2] : high[2], low[1] : high[1], low[0] : high[0]]
+    # A mask says nothing of where between two voxels the wall is. A narrow Gaussian, and then the level that keeps the
+    # volume, gives a smooth wall that neither shrinks nor swells the whole.
+    soft = ndimage.gaussian_filter(block.astype(np.float32), 0.7)
+    level = float(np.quantile(soft, 1.0 - block.mean()))
+    relative = cropped.like((level - soft).astype(np.float32))
+    return Lumen(
+        label=grid.like(wanted.astype(np.uint8)).image(),
+        level_set=signed_distance(relative, block),
+        notes=tuple(notes),
+    )
+
+
+def _check_same_grid(labels: sitk.Image, image: sitk.Image) -> None:
+    same = labels.GetSize() == image.GetSize() and all(
+        np.allclose(a, b, rtol=1e-4, atol=1e-3 * min(image.GetSpacing()))
+        for a, b in (
+            (labels.GetOrigin(), image.GetOrigin()),
+            (labels.GetSpacing(), image.GetSpacing()),
+            (labels.GetDirection(), image.GetDirection()),
+        )
+    )
+    if not same:
+        raise InputError(
+            f"The label map is on another grid ({labels.GetSize()} voxels of {_point(labels.GetSpacing())} mm) than "
+            f"the image "
+            f"({image.GetSize()} of {_point(image.GetSpacing())} mm); resample it onto the image."
+        )
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One kind of bright structure: a grey value that many tube-like voxels share, and what is connected with it."""
+
+    blood: float
+    tissue: float
+    component: Mask
+    score: float
+
+
+def _candidates(
+    grid: Grid, tubes: TubeResponses, seed: tuple[float, float, float] | None, settings: SegmentationSettings
+) -> list[_Candidate]:
+    """Every grey value that blood might have here, with how much the structure of it is a vessel tree."""
+    best = tubes.best()
+    strongest = float(np.quantile(best, 0.9995))
+    cores = best > settings.core_share * strongest
+    if strongest <= 0 or not cores.any():
+        return []
+    values, noise = grid.values, _noise(grid)
+    found = []
+    levels = _modes(values[cores], best[cores])
+    if seed is not None:
+        levels = [*levels, float(ndimage.median_filter(values, 3).ravel()[_nearest_voxel(grid, seed)])]
+    for blood in levels:
+        alike = cores & (np.abs(values - blood) < max(3.0 * noise, 0.15 * abs(blood)))
+        if not alike.any():
+            continue
+        distance = ndimage.distance_transform_edt(~alike, sampling=grid.spacing[::-1])
+        beside = (distance > 1.5) & (distance < 6.0) & (values < blood)
+        if not beside.any():
+            continue
+        tissue = float(np.median(values[beside]))
+        contrast = blood - tissue
+        if contrast < 3.0 * noise:
+            continue
+        above = (values > 0.5 * (blood + tissue)) & (values < blood + settings.bone_excess * contrast)
+        component = _connected(above, best * alike, grid, seed, settings)
+        if component is not None:
+            found.append(_Candidate(blood, tissue, component, _vessel_score(component, contrast, tubes, grid)))
+    return [candidate for candidate in found if candidate.score > 0]
+
+
+def _modes(values: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]) -> list[float]:
+    """The grey values that most of the weight gathers around, at most five."""
+    low, high = np.quantile(values, [0.005, 0.995])
+    if not high > low:
+        return [float(low)]
+    histogram, edges = np.histogram(values, bins=128, range=(float(low), float(high)), weights=weights)
+    smooth = ndimage.gaussian_filter1d(histogram, 3.0, mode="constant")
+    peaks = [
+        number
+        for number in range(len(smooth))
+        if smooth[number] == smooth[max(0, number - 6) : number + 7].max() and smooth[number] > 0.03 * smooth.max()
+    ]
+    peaks.sort(key=lambda number: -smooth[number])
+    return [float(0.5 * (edges[number] + edges[number + 1])) for number in peaks[:5]]
+
+
+def _vessel_score(component: Mask, contrast: float, tubes: TubeResponses, grid: Grid) -> float:
+    """How much a structure is a tree of tubes; without unit.
+
+    Long for its width: its volume over the cube of its largest inscribed radius is some four for a ball, and pi times
+    length over radius for a tube. And a tube along its middle: the response there at the width that the structure has
+    is near that of an ideal tube of its contrast; sheets, such as the rim of a bone, have none.
+    """
+    depth = ndimage.distance_transform_edt(component, sampling=grid.spacing[::-1])
+    largest = float(depth.max())
+    if largest < tubes.radii[0]:
+        return 0.0
+    ridge = component & (depth >= 0.95 * ndimage.maximum_filter(depth, 3)) & (depth >= 0.25 * largest)
+    matched = tubes.at_width(ridge, depth[ridge])
+    volume = float(component.sum() * np.prod(grid.spacing))
+    return volume / largest**3 * float(np.clip(matched / contrast, 0.0, 1.0).mean())
+
+
+def _follow_bias(
+    grid: Grid,
+    candidate: _Candidate,
+    tubes: TubeResponses,
+    seed: tuple[float, float, float] | None,
+    settings: SegmentationSettings,
+) -> tuple[Mask, npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32], float, float]:
+    """The component again, with thresholds that follow the image.
+
+    Returns the component, the grey values it was found in, half-way values, contrast, and typical blood and tissue.
+    """
+    values = grid.values
+    contrast = candidate.blood - candidate.tissue
+    best = tubes.best()
+    tube_like = best > 0.5 * settings.core_share * float(np.quantile(best[candidate.component], 0.9))
+    plausible = (values > candidate.tissue + 0.3 * contrast) & (
+        values < candidate.blood + settings.bone_excess * contrast
+    )
+    inner = ndimage.binary_erosion(candidate.component)
+    cores = (inner if inner.any() else candidate.component) | (
+        tube_like & plausible & (values >= ndimage.maximum_filter(values, 3) - 0.1 * contrast)
+    )
+    distance = ndimage.distance_transform_edt(~(candidate.component | cores), sampling=grid.spacing[::-1])
+    beside = (distance > 1.0 + float(grid.spacing.max())) & (distance < 6.0)
+    beside &= values < candidate.tissue + 0.5 * contrast
+    low, high = np.quantile(values[beside], [0.15, 0.85]) if beside.any() else (candidate.tissue, candidate.tissue)
+    beside &= (values >= low) & (values <= high)
+    blood = _local_mean(values, cores, grid, settings.bias_length, candidate.blood)
+    tissue = _local_mean(values, beside, grid, settings.bias_length, candidate.tissue)
+    span = np.maximum(blood - tissue, settings.least_contrast * contrast)
+    half = (tissue + 0.5 * span).astype(np.float32)
+    values = _denoised(grid, span)
+    above = (values > half) & (values < blood + settings.bone_excess * span)
+    component = _connected(above, candidate.component.astype(np.float32), grid, seed, settings)
+    if component is None:
+        component = candidate.component
+    component = ndimage.binary_fill_holes(component)
+    return (
+        component,
+        values,
+        half,
+        span.astype(np.float32),
+        float(np.median(blood[component])),
+        float(np.median(tissue[component])),
+    )
+
+
+def _local_mean(
+    values: npt.NDArray[np.float32], weight: npt.ArrayLike, grid: Grid, length: float, overall: float
+) -> npt.NDArray[np.float32]:
+    """Weighted mean around every voxel (normalized convolution); the overall mean where there is no weight near."""
+    weights = np.asarray(weight, dtype=np.float32)
+    sigma = length / grid.spacing[::-1]
+    amount = ndimage.gaussian_filter(weights, sigma, mode="constant", truncate=3.0)
+    summed = ndimage.gaussian_filter(weights * values, sigma, mode="constant", truncate=3.0)
+    floor = 1e-3 * float(amount.max()) + 1e-12
+    mean: npt.NDArray[np.float32] = ((summed + floor * overall) / (amount + floor)).astype(np.float32)
+    return mean
+
+
+def _denoised(grid: Grid, contrast: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Grey values, smoothed by a Gaussian of a voxel where noise is large against the contrast of the place.
+
+    Where the signal has faded the edge would dissolve into noise; where it has not, smoothing would only blur it.
+    """
+    noise = _noise(grid)
+    need = np.clip((8.0 * noise - contrast) / (5.0 * noise + 1e-12), 0.0, 1.0)
+    if not need.any():
+        return grid.values.astype(np.float32)
+    smooth = ndimage.gaussian_filter(grid.values.astype(np.float32), 1.0)
+    blended: npt.NDArray[np.float32] = (grid.values * (1.0 - need) + smooth * need).astype(np.float32)
+    return blended
+
+
+def _noise(grid: Grid) -> float:
+    """Standard deviation of the voxels' noise, from the differences of neighbors (robust)."""
+    difference = np.diff(grid.values.astype(np.float32), axis=2)
+    return float(1.4826 * np.median(np.abs(difference)) / np.sqrt(2.0))
+
+
+def _nearest_voxel(grid: Grid, point: tuple[float, float, float]) -> int:
+    """Flat index of the voxel whose center is nearest to a position."""
+    i, j, k = np.clip(np.round(grid.to_index(point)[0]).astype(int), 0, grid.size - 1)
+    return int(np.ravel_multi_index((k, j, i), grid.values.shape))
+
+
+def _connected(
+    above: Mask,
+    score: npt.NDArray[np.float32],
+    grid: Grid,
+    seed: tuple[float, float, float] | None,
+    settings: SegmentationSettings,
+) -> Mask | None:
+    """The connected part that the seed is in or next to, or the one with the highest sum of scores; None without
+    any."""
+    parts, count = ndimage.label(above, ndimage.generate_binary_structure(3, 1))
+    if count == 0:
+        return None
+    if seed is None:
+        total = np.bincount(parts.ravel(), weights=score.ravel(), minlength=count + 1)
+        total[0] = 0.0
+        best = int(np.argmax(total))
+        return parts == best if total[best] > 0 else None
+    away = np.ones(above.shape, dtype=bool)
+    away.ravel()[_nearest_voxel(grid, seed)] = False
+    distance = ndimage.distance_transform_edt(away, sampling=grid.spacing[::-1])
+    reach = np.where(above, distance, np.inf)
+    nearest = int(np.argmin(reach))
+    return parts == parts.ravel()[nearest] if reach.ravel()[nearest] <= settings.seed_reach else None
+
+
+def _box(mask: Mask, margin: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """First and past-the-last voxel (i, j, k) of a mask's bounding box with a margin, within the array."""
+    found = ndimage.find_objects(mask.astype(np.uint8))[0]
+    low = np.array([max(0, part.start - margin) for part in found[::-1]])
+    high = np.array([min(size, part.stop + margin) for part, size in zip(found[::-1], mask.shape[::-1], strict=True)])
+    return low, high
+
+
+def _bounds(grid: Grid) -> tuple[Array, Array]:
+    corners = grid.to_position(np.stack(np.meshgrid(*[[0, n - 1] for n in grid.size]), -1).reshape(-1, 3))
+    return corners.min(axis=0), corners.max(axis=0)
+
+
+def _point(values: npt.ArrayLike) -> str:
+    return "(" + ", ".join(f"{value:.4g}" for value in np.asarray(values, dtype=float)) + ")"

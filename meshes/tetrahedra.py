@@ -1,0 +1,307 @@
+"""From the signed distance and the ports to a tetrahedral mesh of the lumen.
+
+A lattice of tetrahedra on the voxels is cut along the zero of the signed distance and along the ports' planes
+(``clipping``); what lies between the ports is then remeshed by Mmg (Dapogny, Dobrzynski & Frey, J. Comput. Phys. 262
+(2014)
+358-378) with edges that follow the local radius. No surface is repaired anywhere, because none is made by hand, and the
+ports are flat because their cut is exact.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mmgpy
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+from scipy import ndimage, sparse
+from scipy.sparse import csgraph
+from scipy.spatial import cKDTree
+
+from meshes.clipping import Index, boundary, clip, lattice, oriented, volumes
+from meshes.errors import InputError
+from meshes.grid import Array, Grid
+from meshes.ports import Port
+
+logger = logging.getLogger(__name__)
+
+WALL_TAG = 0
+
+SNAP = 0.25
+"""Nodes nearer to a cut than this part of the lattice's step are moved onto it, so that no sliver is born."""
+
+LEAST_QUALITY = 0.02
+"""Smallest scaled Jacobian that a solver can live with."""
+
+GOOD_QUALITY = 0.1
+"""Smallest scaled Jacobian that is not worth another pass."""
+
+SMALLEST_EDGE_SHARE = 0.35
+"""Edges are at least this part of the widest edge allowed: thin branches are not resolved at any price."""
+
+FLATNESS = 1e-4
+"""A triangle belongs to a port when its corners are this near to the plane, as a share of the port's radius."""
+
+HAUSDORFF_SHARE = 0.12
+"""The wall may be off by this part of the edges: image noise is not meshed."""
+
+FEWEST_ACROSS = 3.0
+"""However few tetrahedra are allowed, a vessel keeps this many edges across: fewer would close it."""
+
+_GRADATION = 1.5
+_PASSES = 4
+"""Attempts to bring a mesh below the number of tetrahedra allowed, and to a good quality."""
+
+
+@dataclass(frozen=True)
+class LumenMesh:
+    """Tetrahedra of the lumen; positions in mm, LPS.
+
+    points (n, 3) float64; tetrahedra (m, 4) int64, positively oriented; triangles (k, 3) int64, the whole boundary,
+    outward; triangle_tags (k,) int32, 0 on the wall and a port's tag on that port.
+    """
+
+    points: Array
+    tetrahedra: Index
+    triangles: Index
+    triangle_tags: npt.NDArray[np.int32]
+    ports: tuple[Port, ...]
+
+
+def mesh_lumen(
+    level_set: sitk.Image,
+    ports: Sequence[Port],
+    *,
+    edge_length: float | None = None,
+    edges_across: float = 8.0,
+    max_tetrahedra: int = 400_000,
+) -> LumenMesh:
+    """Mesh what ``level_set`` (signed distance in mm, negative inside) encloses between the ports.
+
+    Edges are ``edge_length`` mm everywhere, or the local diameter over ``edges_across``; where that makes more than
+    ``max_tetrahedra`` they are made longer, as far as each vessel keeps some edges across.
+
+    Raises:
+        InputError: the ports cut nothing off, or no mesh of usable quality can be made.
+    """
+    field = Grid.of(level_set)
+    radius = _local_radius(field)
+    points, tetrahedra = _cut_wall(field)
+    points, tetrahedra, ports = _cut_ports(points, tetrahedra, ports, float(field.spacing.min()))
+    widest = 2.0 * float(np.quantile(radius.sample(points), 0.95)) / edges_across
+
+    def wanted(places: Array, coarser: float = 1.0) -> Array:
+        if edge_length is not None:
+            return np.full(len(places), edge_length * coarser)
+        diameter = 2.0 * radius.sample(places)
+        size = np.maximum(diameter / edges_across, SMALLEST_EDGE_SHARE * widest) * coarser
+        return np.minimum(size, np.maximum(diameter, 0.2 * diameter.max()) / FEWEST_ACROSS)
+
+    coarser, best, best_quality = 1.0, None, -1.0
+    # A tetrahedron of edge h takes about h^3 / 8.5, and Mmg makes its edges somewhat shorter than asked.
+    expected = 1.6 * float((8.5 * volumes(points, tetrahedra) / wanted(points)[tetrahedra].mean(axis=1) ** 3).sum())
+    if expected > max_tetrahedra:
+        coarser = (expected / max_tetrahedra) ** (1 / 3)
+    for _ in range(_PASSES):
+        try:
+            mesh = _adapted(points, tetrahedra, wanted(points, coarser), ports)
+        except RuntimeError as error:
+            # Mmg gives up where edges asked for are too long for the vessel: ask for shorter ones.
+            logger.info("%s; trying again with shorter edges", error)
+            coarser *= 0.8
+            continue
+        quality = float(scaled_jacobians(mesh.points, mesh.tetrahedra).min())
+        fits = len(mesh.tetrahedra) <= max_tetrahedra
+        if best is None or (fits, quality) > (len(best.tetrahedra) <= max_tetrahedra, best_quality):
+            best, best_quality = mesh, quality
+        if fits and quality >= GOOD_QUALITY:
+            break
+        if not fits:
+            coarser *= (1.1 * len(mesh.tetrahedra) / max_tetrahedra) ** (1 / 3)
+        # The next pass starts from this one's mesh: its bad elements, few by now, are what is left to mend.
+        points, tetrahedra = mesh.points, mesh.tetrahedra
+    if best is None or best_quality < LEAST_QUALITY:
+        raise InputError(
+            f"No mesh without slivers was found (smallest scaled Jacobian {best_quality:.2g}); "
+            "change mesh.edges_across or max_tetrahedra, or correct the segmentation where it is rough."
+        )
+    if len(best.tetrahedra) > max_tetrahedra:
+        logger.warning(
+            "the lumen needs %d tetrahedra, more than the %d asked for", len(best.tetrahedra), max_tetrahedra
+        )
+    return best
+
+
+def scaled_jacobians(points: Array, tetrahedra: Index) -> Array:
+    """(m,) scaled Jacobian of each tetrahedron: 1 for a regular one, 0 for a flat one, negative if inverted.
+
+    The smallest over the corners of the Jacobian over the product of its three edges, times the square root of two
+    (Knupp 2000; the Verdict library).
+    """
+    corners = points[tetrahedra]
+    jacobian = 6.0 * volumes(points, tetrahedra)
+    edges = np.linalg.norm(corners[:, [1, 2, 3, 2, 3, 3]] - corners[:, [0, 0, 0, 1, 1, 2]], axis=2)
+    largest = np.stack(
+        [
+            edges[:, 0] * edges[:, 1] * edges[:, 2],
+            edges[:, 0] * edges[:, 3] * edges[:, 4],
+            edges[:, 1] * edges[:, 3] * edges[:, 5],
+            edges[:, 2] * edges[:, 4] * edges[:, 5],
+        ]
+    ).max(axis=0)
+    return np.asarray(np.sqrt(2.0) * jacobian / largest)
+
+
+def _local_radius(field: Grid) -> Grid:
+    """At every voxel near the lumen the inscribed radius of the vessel there: the depth of the nearest ridge voxel."""
+    depth = -field.values.astype(np.float64)
+    gz, gy, gx = np.gradient(depth, *field.spacing[::-1])
+    ridge = (depth > 0.5 * field.spacing.max()) & (gx**2 + gy**2 + gz**2 < 0.6)
+    if not ridge.any():
+        ridge = depth > 0.5 * depth.max()
+    near = depth > -3 * field.spacing.max()
+    _, nearest = cKDTree(field.positions_of(np.flatnonzero(ridge))).query(field.positions_of(np.flatnonzero(near)))
+    radius = np.zeros(depth.shape)
+    radius[near] = depth[ridge][nearest]
+    radius[~near] = float(np.median(radius[near]))
+    return field.like(ndimage.gaussian_filter(radius, 1.0).astype(np.float32))
+
+
+def _compact(points: Array, tetrahedra: Index) -> tuple[Array, Index]:
+    """Without the points that no tetrahedron uses."""
+    used, renumbered = np.unique(tetrahedra, return_inverse=True)
+    compact = points[used]
+    return compact, oriented(compact, renumbered.reshape(-1, 4).astype(np.int64))
+
+
+def _cut_wall(field: Grid) -> tuple[Array, Index]:
+    """The inside of the level set, from a lattice of the grid's own voxels around it, cut at the wall."""
+    near = ndimage.binary_dilation(field.values < 0, iterations=2)
+    nodes, tetrahedra = lattice(field.size, np.transpose(near, (2, 1, 0))[:-1, :-1, :-1])
+    points = field.to_position(nodes)
+    values = field.values[nodes[:, 2], nodes[:, 1], nodes[:, 0]].astype(float)
+    snapped = np.abs(values) < SNAP * float(field.spacing.min())
+    slope = field.gradient_at(points[snapped])
+    steepness = np.maximum(np.einsum("nd,nd->n", slope, slope), 0.3)
+    points[snapped] -= (values[snapped] / steepness)[:, None] * slope
+    values[snapped] = 0.0
+    points, tetrahedra, _ = clip(points, oriented(points, tetrahedra), values)
+    if len(tetrahedra) == 0:
+        raise InputError("The lumen encloses nothing that could be meshed; look at its level set.")
+    return points, tetrahedra
+
+
+def _cut_ports(
+    points: Array, tetrahedra: Index, ports: Sequence[Port], spacing: float
+) -> tuple[Array, Index, tuple[Port, ...]]:
+    """The part of the lumen between the ports, and the ports that could be cut.
+
+    A port whose vessel another port has already cut off, or that is not connected with the inlet, is dropped with a
+    warning.
+    """
+    inlet = next(port for port in ports if port.role == "inlet")
+    inner = inlet.center - 0.5 * inlet.radius * inlet.normal
+    for port in ports:
+        height = (points - port.center) @ port.normal
+        mine = _at_port(points, tetrahedra, port, height, spacing)
+        if not (mine & (height > 0)).any():
+            continue
+        snapped = mine & (np.abs(height) < SNAP * spacing)
+        points = points.copy()
+        points[snapped] -= height[snapped, None] * port.normal
+        height[snapped] = 0.0
+        points, tetrahedra, _ = clip(points, tetrahedra, np.where(mine, height, -1.0))
+        points, tetrahedra = _compact(points, tetrahedra[_part_of(points, tetrahedra, inner)])
+    kept = []
+    for port in ports:
+        away = np.abs((points - port.center) @ port.normal)
+        if (
+            (away < 1e-6 + 0.01 * spacing) & (np.linalg.norm(points - port.center, axis=1) < 3 * port.radius)
+        ).sum() >= 6:
+            kept.append(port)
+        else:
+            logger.warning("%s is not connected with the inlet, or too close to another port: it is dropped", port.name)
+    if inlet not in kept or len(kept) < 2:
+        raise InputError(
+            "No outlet is connected with the inlet through the lumen; correct the segmentation or the labels."
+        )
+    return points, tetrahedra, tuple(kept)
+
+
+def _at_port(points: Array, tetrahedra: Index, port: Port, height: Array, spacing: float) -> npt.NDArray[np.bool_]:
+    """The nodes whose tetrahedra the port's plane decides: its own vessel's around and beyond the plane, no other's."""
+    distance = np.linalg.norm(points - port.center, axis=1)
+    reach = 4.0 * port.radius + 4.0 * spacing
+    local = (height > -1.5 * spacing - 0.5 * port.radius) & (distance < reach)
+    inside = local[tetrahedra].all(axis=1)
+    rows = tetrahedra[inside]
+    if len(rows) == 0:
+        return np.zeros(len(points), dtype=bool)
+    graph = sparse.coo_matrix(
+        (np.ones(3 * len(rows)), (np.repeat(rows[:, 0], 3), rows[:, 1:].ravel())), shape=(len(points), len(points))
+    )
+    _, label = csgraph.connected_components(graph, directed=False)
+    nodes = np.unique(rows)
+    own = label[nodes[np.argmin(distance[nodes])]]
+    return np.asarray((label == own) & local)
+
+
+def _part_of(points: Array, tetrahedra: Index, place: Array) -> npt.NDArray[np.bool_]:
+    """Which tetrahedra are connected through faces with the one nearest to a place."""
+    faces = np.sort(np.concatenate([np.delete(tetrahedra, corner, axis=1) for corner in range(4)]), axis=1)
+    owner = np.tile(np.arange(len(tetrahedra)), 4)
+    order = np.lexsort(faces.T[::-1])
+    faces, owner = faces[order], owner[order]
+    same = np.all(faces[1:] == faces[:-1], axis=1)
+    links = (np.ones(int(same.sum())), (owner[:-1][same], owner[1:][same]))
+    _, label = csgraph.connected_components(
+        sparse.coo_matrix(links, shape=(len(tetrahedra), len(tetrahedra))), directed=False
+    )
+    nearest = int(np.argmin(np.linalg.norm(points[tetrahedra].mean(axis=1) - place, axis=1)))
+    return np.asarray(label == label[nearest])
+
+
+def _adapted(points: Array, tetrahedra: Index, size: Array, ports: Sequence[Port]) -> LumenMesh:
+    """The mesh with edges of the sizes given at its nodes (mm), tagged."""
+    triangles = boundary(tetrahedra)
+    tags = _tags(points, triangles, ports)
+    mesh = mmgpy.MmgMesh3D()
+    mesh.set_mesh_size(vertices=len(points), tetrahedra=len(tetrahedra), triangles=len(triangles))
+    mesh.set_vertices(points)
+    mesh.set_tetrahedra(tetrahedra.astype(np.int32))
+    # Mmg keeps the line between two references as a ridge: the ports' rims.
+    mesh.set_triangles(triangles.astype(np.int32), (tags + 1).astype(np.int64))
+    mesh.set_field("metric", size.reshape(-1, 1))
+    low, high = float(size.min()), float(size.max())
+    mesh.remesh(
+        hmin=0.7 * low,
+        hmax=1.3 * high,
+        hausd=HAUSDORFF_SHARE * float(np.median(size)),
+        hgrad=_GRADATION,
+        angle=0,
+        verbose=-1,
+    )
+    new_points, new = _compact(
+        np.asarray(mesh.get_vertices(), dtype=float), np.asarray(mesh.get_tetrahedra(), dtype=np.int64)
+    )
+    outer = boundary(new)
+    new_tags = _tags(new_points, outer, ports)
+    for port in ports:
+        nodes = np.unique(outer[new_tags == port.tag])
+        new_points[nodes] -= ((new_points[nodes] - port.center) @ port.normal)[:, None] * port.normal
+    return LumenMesh(new_points, oriented(new_points, new), outer, new_tags, tuple(ports))
+
+
+def _tags(points: Array, triangles: Index, ports: Sequence[Port]) -> npt.NDArray[np.int32]:
+    """A port's tag for the triangles in its plane and near its center, 0 for the others."""
+    tags = np.zeros(len(triangles), dtype=np.int32)
+    corners = points[triangles]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
+    for port in ports:
+        offset = corners - port.center
+        flat = np.abs(offset @ port.normal).max(axis=1) < FLATNESS * port.radius
+        flat &= np.linalg.norm(offset, axis=2).max(axis=1) < 4.0 * port.radius
+        tags[flat & (normals @ port.normal > 0.95)] = port.tag
+    return tags

@@ -1,0 +1,98 @@
+"""What is shown of a case and of a running twin; the viewer does the drawing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyvista as pv
+
+from surgical_twin.assimilation.beat import Beat
+from surgical_twin.case import ANATOMY, SURFACE, Case
+from surgical_twin.session_model import SessionModel
+from surgical_twin.session_state import SessionState
+from surgical_twin.twin_state import build_twin_state
+from viewer.gltf import Structure, write_glb
+from viewer.listener import StateListener
+from viewer.scene import Scene, read_surface
+from viewer.web import serve
+from viewer.window import run_window
+
+PRIOR_SEED = 0
+
+
+def planned_state(model: SessionModel) -> SessionState:
+    """A session before its procedure, at the phase of the highest inflow: what the plan alone predicts."""
+    times = np.linspace(0.0, model.waveform.period, 101)
+    peak = float(times[int(np.argmax([model.waveform.value(time) for time in times]))])
+    beat = Beat(0, round(model.waveform.period * 1e9))
+    ensemble = model.filter.initial(PRIOR_SEED, model.waveform.period)
+    step = round(peak / model.filter.settings.time_step)
+    return SessionState(ensemble=model.filter.advance(ensemble, step, beat), beat=beat)
+
+
+def field_values(surface: pv.PolyData, coefficients: np.ndarray) -> np.ndarray:
+    """(n,) mmHg: the surface's modes times the coefficients."""
+    return np.sum(
+        [value * surface.point_data[f"pressure_mode_{number}"] for number, value in enumerate(coefficients)], axis=0
+    )
+
+
+def export_glb(case: Case, path: Path) -> None:
+    """Write the lumen colored by the planned pressure at peak flow, and the anatomy, as GLB.
+
+    Raises:
+        InputError: the case is not planned to its end, or the file cannot be written.
+    """
+    surface = read_surface(case.require(SURFACE))
+    model = SessionModel.load(case)
+    ensemble = planned_state(model).ensemble
+    assert ensemble is not None
+    coefficients = model.reduced.decoder.coefficients(ensemble.ports).mean(axis=0)
+    structures = [Structure("lumen", surface, scalars=field_values(surface, coefficients))]
+    if case.path(ANATOMY).is_file():
+        anatomy = read_surface(case.path(ANATOMY))
+        if anatomy.n_points:
+            structures.append(Structure("anatomy", anatomy, opacity=0.25))
+    write_glb(path, structures, origin=surface.center)
+
+
+def export_png(case: Case, path: Path) -> None:
+    """Write a picture of the case as the display shows it before a procedure.
+
+    Raises:
+        InputError: the case is not planned to its end, or the file cannot be written.
+    """
+    scene = Scene.from_case(case.folder)
+    try:
+        model = SessionModel.load(case)
+        scene.update(build_twin_state(model, planned_state(model), 0))
+        scene.save_png(path)
+    finally:
+        scene.close()
+
+
+def start_display(case: Path, states: str, *, window: bool, web: bool) -> subprocess.Popen[bytes] | None:
+    """Start the display in a process of its own, so that drawing never delays the session."""
+    if not (window or web):
+        return None
+    command = [sys.executable, "-m", "surgical_twin", "view", str(case), "--states", states]
+    return subprocess.Popen([*command, "--web"] if web else command)
+
+
+def run_display(case: Case, states: str, *, web: bool, port: int) -> None:
+    """Show a running twin until the window is closed or the page's server is interrupted.
+
+    Raises:
+        InputError: the case has nothing to show, there is no display, or the port is in use.
+    """
+    case.require(SURFACE)
+    with StateListener(states) as listener:
+        scene = Scene.from_case(case.folder, off_screen=web)
+        try:
+            if web:
+                serve(scene, listener.poll, port=port, on_ready=lambda address: print(f"the display is at {address}"))
+            else:
+                run_window(scene, listener.poll)
+        finally:
+            scene.close()

@@ -1,0 +1,338 @@
+"""From the state of the port model to pressure and velocity in the whole lumen.
+
+In a rigid tree the fields follow from the flows: viscous pressure from ``Q`` and its past (the port model's
+memory ``lambda``), convective pressure from the products of flows, inertial pressure from ``dQ/dt``. So::
+
+    p(x, t) = P_in(t) + sum_k modes_k(x) a_k(t),      a = map . features(Q, dQ/dt, lambda)
+    features = [Q_j, Q_j |Q_j|, Q_j |Q_in|, dQ_j/dt, Q_j - lambda_j]      j = 1 .. N outlets
+
+and the velocity likewise without ``P_in``. The modes are the proper orthogonal decomposition of the 3D runs'
+snapshots (Sirovich, Quart. Appl. Math. 45, 1987), weighted by volume; ``map`` is a ridge regression of the
+modes' amplitudes, its penalty chosen mode by mode on time blocks left out. A mode that the features cannot
+predict is dropped: it would only add noise. SI units.
+
+The gradient of pressure at a point is interpolated from nodal gradients, each the volume-weighted mean over
+the cells around its node. The gradient of the linear field inside one cell is of first order and jumps from
+cell to cell; the recovered one is continuous, so a filter that turns the uncertainty of the tip's position
+into one of pressure sees no jump when the tip crosses a face, and in the interior it is of second order
+(Zienkiewicz & Zhu, Int. J. Numer. Meth. Engng. 33, 1992). At the wall it is one-sided, of first order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from surgical_twin.errors import InputError
+from surgical_twin.flow.locator import MeshLocator
+from surgical_twin.flow.port_fit import PortSamples, outlets_of, settled
+
+if TYPE_CHECKING:
+    from surgical_twin.flow.run import FlowRun
+
+Array = NDArray[np.float64]
+Array32 = NDArray[np.float32]
+Indices = NDArray[np.int64]
+
+_PENALTIES = np.logspace(-10, 0, 21)
+_BLOCKS_PER_RUN = 4
+
+
+class FlowState(Protocol):
+    """What the decoder reads of a state of the port model, for m members."""
+
+    @property
+    def flow(self) -> Array:
+        """(m, N) m^3/s"""
+
+    @property
+    def flow_derivative(self) -> Array:
+        """(m, N) m^3/s^2"""
+
+    @property
+    def lagged_flow(self) -> Array:
+        """(m, K, N) m^3/s"""
+
+    @property
+    def inlet_pressure(self) -> Array:
+        """(m,) Pa"""
+
+
+def flow_features(state: FlowState) -> Array:
+    """(m, (4 + K) N) what the fields depend on."""
+    flow = state.flow
+    inflow = np.abs(flow.sum(axis=1, keepdims=True))
+    recalled = (flow[:, None] - state.lagged_flow).reshape(len(flow), -1)
+    return np.concatenate([flow, flow * np.abs(flow), flow * inflow, state.flow_derivative, recalled], axis=1)
+
+
+@dataclass(frozen=True)
+class ModalMap:
+    """Modes of one field and how their amplitudes follow from the features."""
+
+    modes: Array32
+    """(nodes, components, K) each with a largest absolute value of 1"""
+    map: Array
+    """(features, K) amplitudes per feature"""
+
+    def amplitudes(self, features: Array) -> Array:
+        """(m, K) in the field's unit."""
+        return features @ self.map
+
+
+@dataclass(frozen=True)
+class DecoderSettings:
+    """How the modes are chosen.
+
+    ``dropped_energy`` is the part of the snapshots' energy that truncation may lose, ``max_modes`` a ceiling
+    per field, ``least_skill`` the share of a mode's variance that must be predicted on left-out time blocks
+    for the mode to stay, ``skip`` the part of a period left out at the start of each run.
+    """
+
+    dropped_energy: float = 1e-6
+    max_modes: int = 16
+    least_skill: float = 0.05
+    skip: float = 0.25
+
+
+@dataclass(frozen=True)
+class PointOperator:
+    """Pressure and its gradient at fixed points, for any coefficients of `FieldDecoder.coefficients`."""
+
+    modes: Array
+    """(n, K)"""
+    mode_gradients: Array
+    """(n, 3, K) 1/m"""
+    distance: Array
+    """(n,) m from each point to the lumen; zero inside, else the values are those of the nearest point"""
+
+    def pressure(self, coefficients: Array) -> Array:
+        """(m, n) Pa from coefficients (m, K)."""
+        return coefficients @ self.modes.T
+
+    def gradient(self, coefficients: Array) -> Array:
+        """(m, n, 3) Pa/m from coefficients (m, K)."""
+        n, _, k = self.mode_gradients.shape
+        return (coefficients @ self.mode_gradients.reshape(n * 3, k).T).reshape(len(coefficients), n, 3)
+
+
+@dataclass(frozen=True)
+class FieldDecoder:
+    """Pressure and velocity fields of one mesh from port states; see the module."""
+
+    points: Array
+    """(nv, 3) m"""
+    tetrahedra: Indices
+    """(nc, 4)"""
+    outlets: tuple[str, ...]
+    pressure_part: ModalMap
+    velocity_part: ModalMap
+
+    @cached_property
+    def locator(self) -> MeshLocator:
+        """Finds points in the mesh; built on first use."""
+        return MeshLocator(self.points, self.tetrahedra)
+
+    @cached_property
+    def _pressure_modes(self) -> Array32:
+        """(nv, K) with the constant mode of the inlet pressure first."""
+        modes = self.pressure_part.modes[:, 0]
+        return np.concatenate([np.ones((len(modes), 1), dtype=np.float32), modes], axis=1)
+
+    @cached_property
+    def _mode_gradients(self) -> Array32:
+        """(nv, 3, K) volume-weighted means of the cells' gradients of each pressure mode."""
+        locator, modes = self.locator, self._pressure_modes.astype(float)
+        inner = locator.weight_gradients
+        gradients = np.concatenate([-inner.sum(axis=1, keepdims=True), inner], axis=1)  # (nc, 4, 3)
+        total = np.zeros(len(self.points))
+        summed = np.zeros((len(self.points), 3, modes.shape[1]))
+        for corner in range(4):
+            np.add.at(total, self.tetrahedra[:, corner], locator.volumes)
+        for mode in range(modes.shape[1]):
+            cell = np.einsum("cij,ci->cj", gradients, modes[self.tetrahedra, mode])
+            cell *= locator.volumes[:, None]
+            for axis in range(3):
+                for corner in range(4):
+                    summed[:, axis, mode] += np.bincount(
+                        self.tetrahedra[:, corner], weights=cell[:, axis], minlength=len(self.points)
+                    )
+        total[total == 0.0] = 1.0
+        return (summed / total[:, None, None]).astype(np.float32)
+
+    def prepare(self) -> None:
+        """Builds what is otherwise built on first use, so that no live step pays for it."""
+        self.point_operator(self.points[self.tetrahedra[0, :1]])
+
+    def coefficients(self, state: FlowState) -> Array:
+        """(m, K) Pa, the inlet pressure first: pressure at x = sum_k coefficients_k modes_k(x)."""
+        features = flow_features(state)
+        return np.concatenate([state.inlet_pressure[:, None], self.pressure_part.amplitudes(features)], axis=1)
+
+    def display_modes(self, where: NDArray[Any]) -> Array32:
+        """(n, K) modes at vertices (n,) of the mesh or at points (n, 3) in m; the first is the constant 1."""
+        if where.ndim == 1:
+            return self._pressure_modes[where]
+        located = self.locator.locate(where)
+        modes = np.einsum("nc,nck->nk", located.weights, self._pressure_modes[located.vertices])
+        return modes.astype(np.float32)
+
+    def point_operator(self, points: Array) -> PointOperator:
+        """The operator that reads pressure and gradient at ``points`` (n, 3) m."""
+        located = self.locator.locate(points)
+        weights = located.weights[:, None, :]
+        modes = weights @ self._pressure_modes[located.vertices]
+        nodal = self._mode_gradients[located.vertices]
+        n, k = modes.shape[0], modes.shape[2]
+        gradients = (weights @ nodal.reshape(n, 4, 3 * k)).reshape(n, 3, k)
+        return PointOperator(modes=modes[:, 0], mode_gradients=gradients, distance=located.distance)
+
+    def pressure(self, state: FlowState, vertices: Indices | None = None) -> Array:
+        """(m, nv) Pa at all vertices, or at those given."""
+        modes = self._pressure_modes if vertices is None else self._pressure_modes[vertices]
+        return self.coefficients(state) @ modes.T
+
+    def velocity(self, state: FlowState, vertices: Indices | None = None) -> Array:
+        """(m, nv, 3) m/s at all vertices, or at those given."""
+        part = self.velocity_part
+        modes = part.modes if vertices is None else part.modes[vertices]
+        amplitudes = part.amplitudes(flow_features(state))
+        flat = amplitudes @ modes.reshape(-1, modes.shape[2]).T
+        return flat.reshape(len(amplitudes), len(modes), 3)
+
+
+def nodal_volumes(points: Array, tetrahedra: Indices) -> Array:
+    """(nv,) a quarter of the volume of the cells around each node, m^3."""
+    corners = points[tetrahedra]
+    volumes = np.abs(np.linalg.det(corners[:, 1:] - corners[:, :1])) / 6.0
+    return np.bincount(tetrahedra.ravel(), weights=np.repeat(volumes, 4), minlength=len(points)) / 4.0
+
+
+@dataclass(frozen=True)
+class SnapshotStates:
+    """The port state of a run at its settled snapshots; a `FlowState`."""
+
+    kept: NDArray[np.bool_]
+    """(ns,) which of the run's snapshots"""
+    flow: Array
+    flow_derivative: Array
+    lagged_flow: Array
+    inlet_pressure: Array
+
+    @classmethod
+    def of(cls, run: FlowRun, time_constants: Array, skip: float) -> SnapshotStates:
+        """By cubic splines through the run's port history."""
+        time = np.asarray(run.snapshot_time, dtype=float)
+        kept = settled(run, time, skip)
+        at = PortSamples.of(run, time[kept], time_constants)
+        return cls(kept, at.flow, at.flow_derivative, at.lagged_flow, at.inlet_pressure)
+
+
+def fit_field_decoder(
+    runs: Sequence[FlowRun],
+    points: Array,
+    tetrahedra: Indices,
+    *,
+    time_constants: Array | None = None,
+    settings: DecoderSettings | None = None,
+) -> FieldDecoder:
+    """Trains the decoder on the snapshots of all runs, all on the mesh given (m).
+
+    ``time_constants`` (K,) are those of the port model's memory; without them K is zero.
+
+    Raises `InputError` for runs of another mesh or with too few snapshots to tell the features apart.
+    """
+    chosen = settings or DecoderSettings()
+    outlets = outlets_of(runs)
+    for run in runs:
+        if run.pressure.shape[1] != len(points):
+            raise InputError(
+                f"The flow run has {run.pressure.shape[1]} nodes and the mesh {len(points)}; "
+                "use the mesh that the run was solved on."
+            )
+    constants = np.zeros(0) if time_constants is None else time_constants
+    states = [SnapshotStates.of(run, constants, chosen.skip) for run in runs]
+    features = np.concatenate([flow_features(state) for state in states])
+    if len(features) < 2 * features.shape[1]:
+        raise InputError(
+            f"{len(features)} snapshots are too few for {features.shape[1]} features of the flow; "
+            f"save at least {2 * features.shape[1]} over all runs."
+        )
+    volumes = nodal_volumes(points, tetrahedra)
+    blocks = np.concatenate(
+        [_BLOCKS_PER_RUN * i + np.arange(len(s.flow)) * _BLOCKS_PER_RUN // len(s.flow) for i, s in enumerate(states)]
+    )
+    drop = np.concatenate(
+        [
+            np.asarray(run.pressure, dtype=float)[s.kept] - s.inlet_pressure[:, None]
+            for run, s in zip(runs, states, strict=True)
+        ]
+    )
+    velocity = np.concatenate(
+        [np.asarray(run.velocity, dtype=float)[s.kept] for run, s in zip(runs, states, strict=True)]
+    )
+    return FieldDecoder(
+        points=np.asarray(points, dtype=float),
+        tetrahedra=np.asarray(tetrahedra, dtype=np.int64),
+        outlets=outlets,
+        pressure_part=_fit_modes(drop[:, :, None], volumes, features, blocks, chosen),
+        velocity_part=_fit_modes(velocity, volumes, features, blocks, chosen),
+    )
+
+
+def _fit_modes(
+    snapshots: Array, volumes: Array, features: Array, blocks: Indices, settings: DecoderSettings
+) -> ModalMap:
+    count, nodes, components = snapshots.shape
+    flat = snapshots.reshape(count, -1)
+    weights = np.repeat(volumes, components)
+    # Method of snapshots: the small Gram matrix over time instead of the large one over space.
+    energies, vectors = np.linalg.eigh((flat * weights) @ flat.T)
+    energies, vectors = np.maximum(energies[::-1], 0.0), vectors[:, ::-1]
+    if energies[0] <= 0.0:
+        raise InputError("The flow runs' snapshots hold no field that varies; there is nothing to train on.")
+    left_out = 1.0 - np.cumsum(energies) / energies.sum()
+    k = min(int(np.argmax(left_out <= settings.dropped_energy)) + 1, settings.max_modes, count)
+    k = min(k, int((energies > 1e-13 * energies[0]).sum()))
+    amplitudes = vectors[:, :k] * np.sqrt(energies[:k])
+    modes = flat.T @ (vectors[:, :k] / np.sqrt(energies[:k]))
+    mapping, skill = _regress(features, amplitudes, blocks)
+    kept = np.flatnonzero(skill >= settings.least_skill)
+    if len(kept) == 0:
+        raise InputError("The flow features predict none of the snapshots' modes; save more snapshots per period.")
+    modes, mapping = modes[:, kept], mapping[:, kept]
+    largest = np.abs(modes).argmax(axis=0)
+    peak = modes[largest, np.arange(len(kept))]  # signed, so that the sign is set as well
+    return ModalMap(modes=(modes / peak).reshape(nodes, components, -1).astype(np.float32), map=mapping * peak)
+
+
+def _regress(features: Array, amplitudes: Array, blocks: Indices) -> tuple[Array, Array]:
+    """Ridge regression per amplitude; the penalty is the one that predicts left-out blocks best.
+
+    Returns the map (features, K) and, per amplitude, the share of its power predicted on left-out blocks.
+    """
+    scale = np.sqrt((features**2).mean(axis=0))
+    scaled = features / np.where(scale > 0.0, scale, 1.0)
+    errors = np.zeros((len(_PENALTIES), amplitudes.shape[1]))
+    for block in np.unique(blocks):
+        held = blocks == block
+        maps = _ridge(scaled[~held], amplitudes[~held])
+        errors += ((scaled[held] @ maps - amplitudes[held]) ** 2).sum(axis=1)
+    best = errors.argmin(axis=0)
+    columns = np.arange(amplitudes.shape[1])
+    mapping = _ridge(scaled, amplitudes)[best, :, columns].T
+    skill = 1.0 - errors[best, columns] / np.maximum((amplitudes**2).sum(axis=0), np.finfo(float).tiny)
+    return mapping / np.where(scale > 0.0, scale, 1.0)[:, None], skill
+
+
+def _ridge(features: Array, targets: Array) -> Array:
+    """(penalties, features, K) for all penalties from one singular value decomposition."""
+    u, s, vt = np.linalg.svd(features, full_matrices=False)
+    projected = u.T @ targets
+    filters = s / (s**2 + _PENALTIES[:, None] * len(features))
+    return np.einsum("sf,ps,sk->pfk", vt, filters, projected)

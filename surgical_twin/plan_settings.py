@@ -1,0 +1,141 @@
+"""The settings of a plan, as a person writes them in ``plan.toml``; every one has a default."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from surgical_twin.errors import InputError
+from surgical_twin.units import read_quantity
+
+
+class SegmentationPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the lumen is found."""
+
+    label: int | None = None
+    """With ``--labels``: the value that is lumen; every value but 0 where it is not given."""
+
+
+class PortPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where blood enters."""
+
+    inlet_near: tuple[float, float, float] | None = None
+    """A point [mm, LPS] near the end of the vessel that is the inlet; the widest end where it is not given."""
+
+
+class MeshPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How fine the 3D mesh is."""
+
+    edges_across: float = 7.0
+    """Edges across the lumen's diameter."""
+    max_tetrahedra: int = 100_000
+    """Elements at most: edges grow towards it."""
+
+
+class FlowPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is known of the circulation before the procedure; quantities carry their units."""
+
+    mean_flow: str | None = None
+    """Mean inflow, such as "0.8 L/min"; from ``mean_velocity`` where it is not given."""
+    mean_velocity: str = "0.15 m/s"
+    """Mean velocity in the inlet's section, a usual value in conduit arteries."""
+    heart_rate: str = "75 1/min"
+    mean_pressure: str = "93 mmHg"
+    pulse_pressure: str = "40 mmHg"
+    waveform: str = "peripheral"
+    """Shape of the inflow over a beat, by name (``surgical_twin.flow.waveform``)."""
+    viscosity: str = "3.5 mPa*s"
+    density: str = "1060 kg/m^3"
+    time_step: str = "2.5 ms"
+
+
+class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The 3D runs the reduced model is trained on and held against."""
+
+    beats: float = 1.4
+    """Length of each run in heart beats; the first fifth of a beat, where flow starts from rest, is not used."""
+
+
+class PlanSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything ``plan.toml`` may say."""
+
+    segmentation: SegmentationPlan = SegmentationPlan()
+    ports: PortPlan = PortPlan()
+    mesh: MeshPlan = MeshPlan()
+    flow: FlowPlan = FlowPlan()
+    training: TrainingPlan = TrainingPlan()
+    fiducials: str | None = None
+    """A CSV file (name, x, y, z [mm, LPS]) of the points to touch for registration, relative to ``plan.toml``;
+    well-spread
+    points of the skin are proposed where it is not given."""
+
+
+def read_plan(path: Path | None) -> PlanSettings:
+    """Read ``plan.toml``, or take the defaults where there is none.
+
+    Raises:
+        InputError: the file is missing or no TOML, a name in it is unknown, or a value is of the wrong kind.
+    """
+    if path is None:
+        return PlanSettings()
+    settings = read_settings(path, PlanSettings)
+    read_flow(settings.flow)
+    if settings.fiducials is not None:
+        settings = msgspec.structs.replace(settings, fiducials=str((path.parent / settings.fiducials).resolve()))
+    return settings
+
+
+def read_settings[T](path: Path, kind: type[T]) -> T:
+    """Read a TOML file into a settings structure.
+
+    Raises:
+        InputError: the file is missing or no TOML, a name in it is unknown, or a value is of the wrong kind.
+    """
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), kind)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no valid TOML: {error}; mend that line.") from error
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path} has a setting that cannot be used: {error}.") from error
+
+
+class FlowQuantities(msgspec.Struct, frozen=True):
+    """``FlowPlan`` in SI units."""
+
+    mean_flow: float | None
+    mean_velocity: float
+    period: float
+    mean_pressure: float
+    pulse_pressure: float
+    viscosity: float
+    density: float
+    time_step: float
+
+
+def read_flow(plan: FlowPlan) -> FlowQuantities:
+    """Read the quantities of a flow plan into SI units.
+
+    Raises:
+        InputError: one cannot be read, or is not positive.
+    """
+
+    def positive(name: str, unit: str) -> float:
+        text: Any = getattr(plan, name)
+        value = read_quantity(text, unit, name=f"flow.{name}")
+        if value <= 0:
+            raise InputError(f'flow.{name} = "{text}" is not positive; write a positive quantity in {unit}.')
+        return value
+
+    return FlowQuantities(
+        mean_flow=None if plan.mean_flow is None else positive("mean_flow", "m^3/s"),
+        mean_velocity=positive("mean_velocity", "m/s"),
+        period=1.0 / positive("heart_rate", "1/s"),
+        mean_pressure=positive("mean_pressure", "Pa"),
+        pulse_pressure=positive("pulse_pressure", "Pa"),
+        viscosity=positive("viscosity", "Pa*s"),
+        density=positive("density", "kg/m^3"),
+        time_step=positive("time_step", "s"),
+    )

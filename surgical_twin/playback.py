@@ -1,0 +1,94 @@
+"""Plays a simulated procedure: waits until the twin listens, then publishes what the devices measure."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from streams.devices import merge
+from streams.messages import Heartbeat, Message, ProcedureEnd
+from streams.playback import play
+from streams.sockets import Publisher
+from surgical_twin.errors import InputError
+from surgical_twin.simulate import SimulatedProcedure
+from viewer.listener import StateListener
+
+ANNOUNCE_STREAM = "simulator/heartbeat"
+ANNOUNCE_S = 0.1
+
+
+@dataclass(frozen=True)
+class PlaybackReport:
+    """What was played."""
+
+    sent: int
+    withheld: int
+    """Messages that the simulated devices lost on purpose."""
+    duration_s: float
+
+
+def play_procedure(
+    procedure: SimulatedProcedure,
+    devices_endpoint: str,
+    states_endpoint: str,
+    *,
+    wait_s: float,
+    say: Callable[[float], None],
+) -> PlaybackReport:
+    """Publish a procedure to a running twin in real time.
+
+    A publisher's first messages are lost while its connection is being made, so nothing is played before the twin's own
+    states show that it has heard this publisher.
+
+    Raises:
+        InputError: no twin answered in time.
+    """
+    publisher = Publisher(devices_endpoint, bind=False)
+    try:
+        announced = _wait_for_twin(publisher, states_endpoint, wait_s)
+        epoch_ns = time.time_ns() + 100_000_000
+        procedure.record(epoch_ns)
+        messages = merge(procedure.devices(), epoch_ns=epoch_ns)
+        begin = time.monotonic()
+        duration = procedure.motion.duration
+        report = play(
+            messages, publisher, epoch_ns=epoch_ns, on_progress=lambda time_s: say(min(1.0, time_s / duration))
+        )
+        publisher.send(
+            ProcedureEnd(
+                stream="simulator/procedure", sequence=0, source_time_ns=time.time_ns(), reason="the procedure is over"
+            )
+        )
+        return PlaybackReport(
+            sent=report.sent + announced + 1, withheld=report.withheld, duration_s=time.monotonic() - begin
+        )
+    finally:
+        publisher.close()
+
+
+def _wait_for_twin(publisher: Publisher, endpoint: str, wait_s: float) -> int:
+    """Announce ourselves until the twin's state names our stream; returns how often we did."""
+    listener = StateListener(endpoint)
+    deadline = time.monotonic() + wait_s
+    sequence = 0
+    try:
+        while time.monotonic() < deadline:
+            message: Message = Heartbeat(
+                stream=ANNOUNCE_STREAM,
+                sequence=sequence,
+                source_time_ns=time.time_ns(),
+                device="simulator",
+                status="ready",
+            )
+            publisher.send(message)
+            sequence += 1
+            time.sleep(ANNOUNCE_S)
+            state = listener.poll()
+            if state is not None and ANNOUNCE_STREAM in state.age_ns:
+                return sequence
+    finally:
+        listener.close()
+    raise InputError(
+        f"No twin answered on {endpoint} within {wait_s:g} s; start surgical-twin live on the case first, or in "
+        f"another "
+        "terminal."
+    )

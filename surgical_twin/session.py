@@ -1,0 +1,257 @@
+"""The session: a pure fold over ordered events.
+
+``Session.step(state, event) -> state, outputs`` reads no clock, no socket and no random state: given the same case and
+the same events it gives the same twin states, to the bit on the same machine and versions. ``live`` and
+``replay`` differ only in where the events come from. Whatever is wrong with an event is counted and named in the
+published state; nothing raises.
+
+An event takes one of these ways:
+
+* a pose, a touched fiducial or an R-wave is remembered (``SessionState``);
+* pressure and flow samples advance the ensemble to their time and are assimilated;
+* a tick of the session's clock publishes the twin's state.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registration.errors import InputError as RegistrationError
+from registration.landmarks import register_landmarks
+from streams.events import Event, Malformed
+from streams.messages import (
+    FiducialTouch,
+    FlowSample,
+    Heartbeat,
+    Message,
+    PressureSamples,
+    ProcedureEnd,
+    SessionStart,
+    Tick,
+    ToolPose,
+    Trigger,
+    TwinState,
+)
+from surgical_twin.assimilation.beat import Beat
+from surgical_twin.assimilation.flow_filter import FilterState
+from surgical_twin.assimilation.observation import ObservationError, place_variance
+from surgical_twin.session_model import SessionModel
+from surgical_twin.session_state import SessionState, tip_fix
+from surgical_twin.twin_state import build_twin_state
+from surgical_twin.units import CUBIC_METRES_PER_ML
+
+Array = NDArray[np.float64]
+
+LONGEST_STEP_NS = 5_000_000_000
+"""A longer silence is not integrated through: the heart's phase would be lost anyway."""
+
+FUTURE_NS = 1_000_000_000
+"""A source time this far ahead of its arrival is a lying clock."""
+
+LATE_NS = 200_000_000
+"""An observation this much older than the ensemble is no longer used."""
+
+FREE_RUN_LAG_NS = 100_000_000
+"""Observations have this long to arrive before the ensemble moves on without them."""
+
+GATE = 5.0
+"""Innovations beyond this many expected standard deviations are not believed."""
+
+FEWEST_FIDUCIALS = 4
+"""Registration starts here: three points leave no redundancy to estimate the fiducials' error from."""
+
+
+class Session:
+    """One procedure on one case."""
+
+    def __init__(self, model: SessionModel) -> None:
+        self.model = model
+
+    def step(self, state: SessionState, event: Event) -> tuple[SessionState, tuple[TwinState, ...]]:
+        """Take one event: the new state and what is to be published."""
+        state = state.counting(received=1)
+        message = event.message
+        if isinstance(message, Malformed):
+            return state.counting(malformed=1), ()
+        if isinstance(message, Tick):
+            return self._publish(state, message)
+        if isinstance(message, SessionStart):
+            return self._start(state, message), ()
+        watch, verdict = state.watch.see(message.stream, message.sequence)
+        state = replace(state, watch=watch)
+        if verdict.duplicate:
+            return state.counting(duplicates=1), ()
+        if message.source_time_ns > event.receive_time_ns + FUTURE_NS:
+            return state.counting(implausible_time=1), ()
+        newest = max(message.source_time_ns, state.newest_ns.get(message.stream, message.source_time_ns))
+        state = replace(state, newest_ns={**state.newest_ns, message.stream: newest})
+        return self._take(state, message), ()
+
+    def _take(self, state: SessionState, message: Message) -> SessionState:
+        match message:
+            case ToolPose():
+                return self._pose(state, message)
+            case FiducialTouch():
+                return self._touch(state, message)
+            case Trigger():
+                return self._trigger(state, message)
+            case PressureSamples():
+                return self._pressure(state, message)
+            case FlowSample():
+                return self._flow(state, message)
+            case ProcedureEnd():
+                return replace(state, ended=True)
+            case Heartbeat():
+                return state
+            case _:
+                return state.counting(unexpected=1)
+
+    def _start(self, state: SessionState, message: SessionStart) -> SessionState:
+        if state.started is not None:
+            return state.counting(unexpected=1)
+        ensemble = self.model.filter.initial(message.seed, self.model.waveform.period)
+        return replace(state, started=message, ensemble=ensemble)
+
+    def _pose(self, state: SessionState, pose: ToolPose) -> SessionState:
+        known = state.poses.get(pose.tool)
+        if known is not None and pose.source_time_ns < known.source_time_ns:
+            return state.counting(late=1)
+        return replace(state, poses={**state.poses, pose.tool: pose})
+
+    def _touch(self, state: SessionState, touch: FiducialTouch) -> SessionState:
+        if touch.fiducial not in self.model.fiducials:
+            return state.counting(unknown_fiducial=1)
+        touches = {**state.touches, touch.fiducial: touch.position}
+        state = replace(state, touches=touches)
+        if len(touches) < min(FEWEST_FIDUCIALS, len(self.model.fiducials)):
+            return state
+        names = sorted(touches)
+        try:
+            registration = register_landmarks(
+                np.array([touches[name] for name in names]),
+                np.array([self.model.fiducials[name] for name in names]),
+            )
+        except RegistrationError as error:
+            # The last good registration stays, and the state says why there is no newer one.
+            return replace(state, registration_problem=str(error))
+        return replace(state, registration=registration, registration_problem=None)
+
+    def _trigger(self, state: SessionState, trigger: Trigger) -> SessionState:
+        if trigger.kind != "r_wave":
+            return state.counting(unexpected=1)
+        if state.beat is None:
+            period = round(self.model.waveform.period * 1e9)
+            beat = Beat(trigger.source_time_ns, period)
+            if state.ensemble is not None:  # the ensemble was spun up to phase 0, which is now
+                step = trigger.source_time_ns // self.model.filter.step_ns
+                state = replace(state, ensemble=replace(state.ensemble, step=step))
+            return replace(state, beat=beat)
+        return replace(state, beat=state.beat.next(trigger.source_time_ns))
+
+    def _running(self, state: SessionState) -> tuple[FilterState, Beat]:
+        """The ensemble and the beat of a session that is known to have both."""
+        if state.ensemble is None or state.beat is None:
+            raise AssertionError("the session has no ensemble to correct")
+        return state.ensemble, state.beat
+
+    def _advance(self, state: SessionState, time_ns: int) -> SessionState:
+        """Bring the ensemble to a time, if it is running and the time is not behind it."""
+        if state.ensemble is None or state.beat is None:
+            return state
+        model_filter = self.model.filter
+        step = time_ns // model_filter.step_ns
+        if (step - state.ensemble.step) * model_filter.step_ns > LONGEST_STEP_NS:
+            return replace(state, ensemble=replace(state.ensemble, step=step)).counting(gaps=1)
+        return replace(state, ensemble=model_filter.advance(state.ensemble, step, state.beat))
+
+    def _usable_time(self, state: SessionState, time_ns: int) -> bool:
+        """Whether the ensemble runs and an observation of this time can still be used."""
+        if state.ensemble is None or state.beat is None:
+            return False
+        return time_ns >= state.ensemble.step * self.model.filter.step_ns - LATE_NS
+
+    def _pressure(self, state: SessionState, samples: PressureSamples) -> SessionState:
+        count = len(samples.values_mmhg)
+        middle_ns = samples.source_time_ns + samples.sample_period_ns * (count - 1) // 2
+        mean = float(np.mean(samples.values_mmhg))
+        if middle_ns >= state.measured_ns:
+            state = replace(state, measured_mmhg=mean, measured_ns=middle_ns, tool=samples.tool)
+        if state.beat is None or state.ensemble is None:
+            return state
+        if not self._usable_time(state, middle_ns):
+            return state.counting(late=1)
+        state = self._advance(state, middle_ns)
+        fix = tip_fix(state, samples.tool, middle_ns)
+        if fix is None:
+            return state.refusing("tip_unknown", middle_ns)
+        model = self.model
+        place = model.place(fix.position)
+        reach = 1.0 + 2.0 * float(np.sqrt(np.linalg.eigvalsh(fix.covariance)[-1]))
+        if place.outside_mm[0] > reach:
+            return state.refusing("tip_outside_lumen", middle_ns)
+        ports = self._running(state)[0].ports
+        predicted = place.pressure(ports)[:, 0]
+        error = ObservationError(
+            sensor=model.settings.pressure_noise_mmhg**2 / count,
+            place=place_variance(place.mean_gradient(ports)[0], fix.covariance),
+            model=float(place.error_mmhg[0]) ** 2,
+        )
+        interval_s = count * samples.sample_period_ns * 1e-9
+        evidence = error.as_evidence(
+            interval_s=interval_s,
+            place_correlation_s=model.settings.place_correlation_s,
+            model_correlation_s=model.settings.model_correlation_s,
+        )
+        return self._assimilate(state, predicted, mean, error.single, evidence, middle_ns, "pressure_implausible")
+
+    def _flow(self, state: SessionState, sample: FlowSample) -> SessionState:
+        if sample.port not in self.model.port_names:
+            return state.counting(unexpected=1)
+        if state.beat is None or state.ensemble is None:
+            return state
+        if not self._usable_time(state, sample.source_time_ns):
+            return state.counting(late=1)
+        state = self._advance(state, sample.source_time_ns)
+        predicted = self.model.port_flow(self._running(state)[0].ports)[:, self.model.port_names.index(sample.port)]
+        predicted = predicted / CUBIC_METRES_PER_ML
+        model_deviation = self.model.flow_error_ml_s[self.model.port_names.index(sample.port)]
+        error = ObservationError(
+            sensor=max(sample.deviation_ml_s, 1e-3) ** 2, place=0.0, model=float(model_deviation) ** 2
+        )
+        evidence = error.as_evidence(
+            interval_s=self.model.settings.flow_interval_s,
+            place_correlation_s=0.0,
+            model_correlation_s=self.model.settings.model_correlation_s,
+        )
+        return self._assimilate(
+            state, predicted, sample.flow_ml_s, error.single, evidence, sample.source_time_ns, "flow_implausible"
+        )
+
+    def _assimilate(
+        self,
+        state: SessionState,
+        predicted: Array,
+        observed: float,
+        single: float,
+        evidence: float,
+        time_ns: int,
+        reason: str,
+    ) -> SessionState:
+        """Judge an observation against the ensemble, and use it unless it is beyond belief."""
+        ensemble, beat = self._running(state)
+        normalized = float(self.model.filter.judge(predicted, observed, single).normalized[0])
+        state = replace(state, normalized_innovation=normalized)
+        if not abs(normalized) <= GATE:
+            return state.refusing(reason, time_ns)
+        if not self.model.settings.assimilate:
+            return state
+        ensemble = self.model.filter.assimilate(ensemble, predicted, observed, evidence, beat)
+        return replace(state, ensemble=ensemble).counting(assimilated=1)
+
+    def _publish(self, state: SessionState, tick: Tick) -> tuple[SessionState, tuple[TwinState, ...]]:
+        # Without observations nothing else moves the ensemble: let the model run on, so that what is shown is
+        # a forecast for now and not the past.
+        state = self._advance(state, tick.source_time_ns - FREE_RUN_LAG_NS)
+        message = build_twin_state(self.model, state, tick.source_time_ns)
+        return replace(state, published=state.published + 1), (message,)

@@ -1,0 +1,157 @@
+"""What a session reads from the case and never changes: the trained model, the planned points, the settings."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meshes.files import read_lumen_mesh
+from surgical_twin.assimilation.flow_filter import FlowFilter
+from surgical_twin.case import AXIS, FIDUCIALS, MESH, REDUCED, Case
+from surgical_twin.errors import InputError
+from surgical_twin.flow.field_decoder import FieldDecoder, PointOperator
+from surgical_twin.flow.port_model import PortParameters, PortState
+from surgical_twin.flow.reduced import ReducedModel
+from surgical_twin.flow.waveform import PeriodicWaveform
+from surgical_twin.flow.windkessel import Windkessel
+from surgical_twin.units import CUBIC_METRES_PER_ML, METRES_PER_MM, PASCAL_PER_MMHG
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """What the session assumes of its sensors and of how errors persist."""
+
+    pressure_noise_mmhg: float = 2.0
+    """Standard deviation of one pressure sample."""
+    flow_interval_s: float = 0.05
+    """Time between two flow samples."""
+    place_correlation_s: float = 30.0
+    """How long the tip's position error stays the same: a registration error does for good, the vessel's gradient
+    at the tip does not."""
+    model_correlation_s: float = 5.0
+    """How long the reduced model's error stays the same: a few beats."""
+    assimilate: bool = True
+    """Whether observations correct the ensemble; without it the session shows what the plan alone predicts."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Pressure at some points of the lumen as any state of the ensemble has it; mm and mmHg."""
+
+    decoder: FieldDecoder
+    operator: PointOperator
+    error_mmhg: Array
+    """(n,) standard deviation of the reduced model's error there."""
+
+    @classmethod
+    def of(cls, reduced: ReducedModel, points: Array) -> "Place":
+        """Points (n, 3) mm, LPS; a point outside the lumen stands for the nearest one in it."""
+        metres = np.atleast_2d(points) * METRES_PER_MM
+        located = reduced.decoder.locator.locate(metres)
+        error = (located.weights * reduced.pressure_error_std[located.vertices]).sum(axis=1)
+        return cls(reduced.decoder, reduced.decoder.point_operator(metres), error / PASCAL_PER_MMHG)
+
+    @property
+    def outside_mm(self) -> Array:
+        """(n,) distance of each point from the lumen; zero inside."""
+        return self.operator.distance / METRES_PER_MM
+
+    def pressure(self, ports: PortState) -> Array:
+        """(members, n) mmHg."""
+        return self.operator.pressure(self.decoder.coefficients(ports)) / PASCAL_PER_MMHG
+
+    def mean_gradient(self, ports: PortState) -> Array:
+        """(n, 3) mmHg/mm, of the ensemble's mean."""
+        coefficients = self.decoder.coefficients(ports).mean(axis=0, keepdims=True)
+        return self.operator.gradient(coefficients)[0] * METRES_PER_MM / PASCAL_PER_MMHG
+
+
+@dataclass(frozen=True)
+class SessionModel:
+    """One case, ready for a procedure."""
+
+    case_hash: str
+    reduced: ReducedModel
+    filter: FlowFilter
+    waveform: PeriodicWaveform
+    fiducials: Mapping[str, Array]
+    """Planned points to touch, by name: (3,) mm, LPS."""
+    axis: "Place"
+    """The stations along the vessel's axis."""
+    port_names: tuple[str, ...]
+    """Inlet first."""
+    flow_error_ml_s: Array
+    """(ports,) standard deviation of the reduced model's error in flow; none at the inlet, where flow is prescribed."""
+    pressure_error_mmhg: Array
+    """(ports,) the same for pressure."""
+    settings: SessionSettings
+
+    @classmethod
+    def load(cls, case: Case, settings: SessionSettings | None = None) -> "SessionModel":
+        """Read a planned case.
+
+        Raises:
+            InputError: a file of the case is missing or does not fit the others.
+        """
+        mesh = read_lumen_mesh(case.require(MESH))
+        reduced = ReducedModel.load(case.require(REDUCED), mesh.points * METRES_PER_MM, mesh.tetrahedra)
+        reduced.decoder.prepare()
+        flow = case.manifest["flow"]
+        outlets = reduced.ports.outlets
+        windkessels = {name: Windkessel(**flow["windkessels"][name]) for name in outlets}
+        waveform = PeriodicWaveform.named(flow["waveform"], mean=flow["mean_flow_m3_s"], period=flow["period_s"])
+        stations = np.array(list(read_points(case.require(AXIS)).values()))
+        return cls(
+            case_hash=case.session_hash(),
+            reduced=reduced,
+            filter=FlowFilter(reduced.ports, waveform, PortParameters.of(windkessels, outlets)),
+            waveform=waveform,
+            fiducials=read_points(case.require(FIDUCIALS)),
+            axis=Place.of(reduced, stations),
+            port_names=(reduced.inlet, *outlets),
+            flow_error_ml_s=np.concatenate([[0.0], reduced.port_flow_error]) / CUBIC_METRES_PER_ML,
+            pressure_error_mmhg=reduced.port_pressure_error / PASCAL_PER_MMHG,
+            settings=settings or SessionSettings(),
+        )
+
+    def place(self, points: Array) -> "Place":
+        """What the model says at points (n, 3) mm, LPS."""
+        return Place.of(self.reduced, points)
+
+    def port_flow(self, ports: PortState) -> Array:
+        """(members, ports) m^3/s: into the inlet, out of the outlets."""
+        return np.column_stack([ports.inflow, ports.flow])
+
+    def port_pressure(self, ports: PortState) -> Array:
+        """(members, ports) Pa."""
+        return np.column_stack([ports.inlet_pressure, ports.outlet_pressure])
+
+
+def read_points(path: Path) -> dict[str, Array]:
+    """Read named points from a CSV file with the columns name, x, y, z (mm, LPS).
+
+    Raises:
+        InputError: a column is missing, a name is empty or appears twice, or a coordinate is no finite number.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}); give a CSV file with the columns name, x, y, z.") from error
+    points: dict[str, Array] = {}
+    for number, row in enumerate(rows, start=2):
+        try:
+            name, point = row["name"], np.array([float(row[axis]) for axis in "xyz"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}, line {number} is not name, x, y, z with numbers in mm: mend that line."
+            ) from error
+        if not name or name in points or not np.isfinite(point).all():
+            raise InputError(f"{path}, line {number} has an empty or repeated name or an infinite coordinate: mend it.")
+        points[name] = point
+    return points

@@ -1,0 +1,82 @@
+"""What the session remembers between two events, and where that puts the tip."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registration.landmarks import LandmarkRegistration
+from streams.events import SequenceWatch
+from streams.messages import SessionStart, ToolPose
+from surgical_twin.assimilation.beat import Beat
+from surgical_twin.assimilation.flow_filter import FilterState
+
+Array = NDArray[np.float64]
+
+TRACKER_ERROR_MM = 0.3
+"""Error per axis [mm] of a tool's tip where its tracker states none."""
+
+POSE_LIFETIME_NS = 500_000_000
+"""A pose older than this says nothing about where the tip is."""
+
+
+@dataclass(frozen=True)
+class TipFix:
+    """Where a tool's tip is, in image space."""
+
+    position: Array
+    """(3,) mm, LPS"""
+    covariance: Array
+    """(3, 3) mm^2: registration and tracker together"""
+
+
+@dataclass(frozen=True)
+class SessionState:
+    """Everything the session remembers between two events."""
+
+    started: SessionStart | None = None
+    watch: SequenceWatch = field(default_factory=SequenceWatch)
+    counters: Mapping[str, int] = field(default_factory=dict)
+    newest_ns: Mapping[str, int] = field(default_factory=dict)
+    """Per stream: the newest source time seen."""
+    touches: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    registration: LandmarkRegistration | None = None
+    registration_problem: str | None = None
+    poses: Mapping[str, ToolPose] = field(default_factory=dict)
+    tool: str | None = None
+    """The tool whose tip carries the pressure sensor."""
+    beat: Beat | None = None
+    ensemble: FilterState | None = None
+    measured_mmhg: float | None = None
+    measured_ns: int = 0
+    normalized_innovation: float | None = None
+    refused: Mapping[str, int] = field(default_factory=dict)
+    """Why observations were last refused, with the time of the last such refusal."""
+    published: int = 0
+    ended: bool = False
+
+    def counting(self, **increments: int) -> "SessionState":
+        """The state with some counters raised."""
+        counters = dict(self.counters)
+        for name, increment in increments.items():
+            counters[name] = counters.get(name, 0) + increment
+        return replace(self, counters=counters)
+
+    def refusing(self, reason: str, time_ns: int) -> "SessionState":
+        """The state after an observation was refused for a reason."""
+        return replace(self, refused={**self.refused, reason: time_ns}).counting(refused=1)
+
+
+def tip_fix(state: SessionState, tool: str | None, time_ns: int) -> TipFix | None:
+    """Where a tool's tip is in the image, or None where that is not known at this time."""
+    pose = state.poses.get(tool or "")
+    if pose is None or not pose.valid or state.registration is None:
+        return None
+    if abs(time_ns - pose.source_time_ns) > POSE_LIFETIME_NS:
+        return None
+    image_from_tracker = state.registration.target_from_source
+    position = image_from_tracker[:3, :3] @ np.array(pose.position) + image_from_tracker[:3, 3]
+    deviation = TRACKER_ERROR_MM if pose.error is None else pose.error / np.sqrt(3.0)
+    covariance = state.registration.point_covariance(position[None])[0] + np.eye(3) * deviation**2
+    return TipFix(position=position, covariance=covariance)

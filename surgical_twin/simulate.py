@@ -1,0 +1,189 @@
+"""The simulated operating room: a procedure on a simulated patient, published as its devices would.
+
+The tracker's frame is a random one that the twin has to find by registration; the fiducials are touched with
+error; the catheter goes from the inlet through the narrowest place and back; every device has its noise. The truth is
+kept beside the case for scoring, where the live twin does not look.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registration.rigid import invert
+from streams.devices import (
+    Device,
+    FiducialTouches,
+    FlowDevice,
+    PressureDevice,
+    TrackerDevice,
+    TriggerDevice,
+)
+from surgical_twin.axis import Axis
+from surgical_twin.case import FIDUCIALS, Case, write_atomically
+from surgical_twin.planning import load_axis
+from surgical_twin.procedure import (
+    TOUCH_INTERVAL_S,
+    TOUCH_START_S,
+    Motion,
+    ProcedureSettings,
+    plan_motion,
+)
+from surgical_twin.session_model import read_points
+from surgical_twin.truth import Truth, make_truth
+from surgical_twin.units import read_quantity
+
+Array = NDArray[np.float64]
+
+CATHETER = "catheter"
+PATH_MARGIN_RADII = 1.0
+"""The tip keeps this many radii from both ends of the path."""
+
+PROCEDURE_RECORD = "truth/procedure.json"
+
+
+@dataclass(frozen=True)
+class SimulatedProcedure:
+    """Everything that happens in one simulated procedure, as a function of the time since its start [s]."""
+
+    case: Case
+    settings: ProcedureSettings
+    seed: int
+    axis: Axis
+    truth: Truth
+    motion: Motion
+    path_start: float
+    """mm along the axis where the path begins."""
+    image_from_tracker: Array
+
+    @classmethod
+    def prepare(
+        cls, case: Case, settings: ProcedureSettings, seed: int, say: Callable[[float], None]
+    ) -> "SimulatedProcedure":
+        """Make the simulated patient and plan the catheter's way.
+
+        Raises:
+            InputError: the case is not planned to its end, or a setting cannot be used.
+        """
+        axis = load_axis(case, settings.catheter.to)
+        truth = make_truth(case, axis, settings.truth, seed, say)
+        start = PATH_MARGIN_RADII * float(axis.radius[0])
+        end = float(axis.distance[-1]) - PATH_MARGIN_RADII * float(axis.radius[-1])
+        fiducials = read_points(case.require(FIDUCIALS))
+        motion = plan_motion(end - start, len(fiducials), settings.catheter)
+        return cls(case, settings, seed, axis, truth, motion, start, random_pose(np.random.default_rng([seed, 2])))
+
+    def distance(self, time_s: float) -> float:
+        """Where the tip is along the axis [mm from the inlet]."""
+        return self.path_start + self.motion.distance(time_s)
+
+    def tip(self, time_s: float) -> Array:
+        """(3,) where the tip truly is in the image [mm, LPS]."""
+        position: Array = self.axis.at(self.distance(time_s))[0]
+        return position
+
+    def tip_pressure_mmhg(self, time_s: float) -> float:
+        """The true pressure at the tip."""
+        return self.truth.pressure_at(time_s, self.distance(time_s))
+
+    def tool_pose(self, time_s: float) -> Array:
+        """(4, 4) tracker_from_tool: the tool's origin is its tip, its z axis points along the vessel."""
+        distance = self.distance(time_s)
+        ahead, behind = self.axis.at([distance + 0.5, distance - 0.5])
+        along = (ahead - behind) / np.linalg.norm(ahead - behind)
+        side = np.cross(along, np.eye(3)[np.argmin(np.abs(along))])
+        side /= np.linalg.norm(side)
+        image_from_tool = np.eye(4)
+        image_from_tool[:3, :3] = np.column_stack([side, np.cross(along, side), along])
+        image_from_tool[:3, 3] = self.tip(time_s)
+        pose: Array = invert(self.image_from_tracker) @ image_from_tool
+        return pose
+
+    def devices(self) -> list[Device]:
+        """The devices that watch this procedure."""
+        generators = [np.random.default_rng([self.seed, 3, number]) for number in range(5)]
+        tracker, pressure, flow = self.settings.tracker, self.settings.pressure, self.settings.flow
+        fiducials = read_points(self.case.require(FIDUCIALS))
+        tracker_from_image = invert(self.image_from_tracker)
+        touches = [
+            (
+                TOUCH_START_S + TOUCH_INTERVAL_S * number,
+                name,
+                tracker_from_image[:3, :3] @ point + tracker_from_image[:3, 3],
+            )
+            for number, (name, point) in enumerate(fiducials.items())
+        ]
+        inlet = self.truth.port_names[0]
+        duration = self.motion.duration
+        return [
+            TrackerDevice(
+                tool=CATHETER,
+                pose=self.tool_pose,
+                rate_hz=read_quantity(tracker.rate, "1/s", name="tracker.rate"),
+                duration_s=duration,
+                position_noise=read_quantity(tracker.position_noise, "mm", name="tracker.position_noise"),
+                rotation_noise=read_quantity(tracker.rotation_noise, "rad", name="tracker.rotation_noise"),
+                loss=tracker.loss,
+                generator=generators[0],
+            ),
+            FiducialTouches(
+                touches=touches,
+                tool="pointer",
+                noise=read_quantity(tracker.touch_noise, "mm", name="tracker.touch_noise"),
+                generator=generators[1],
+            ),
+            PressureDevice(
+                sensor="catheter_pressure",
+                tool=CATHETER,
+                pressure_mmhg=self.tip_pressure_mmhg,
+                rate_hz=read_quantity(pressure.rate, "1/s", name="pressure.rate"),
+                duration_s=duration,
+                noise_mmhg=read_quantity(pressure.noise, "mmHg", name="pressure.noise"),
+                samples_per_message=pressure.samples_per_message,
+                loss=pressure.loss,
+                generator=generators[2],
+            ),
+            FlowDevice(
+                sensor="flow_probe",
+                port=inlet,
+                flow_ml_s=lambda time_s: self.truth.flow_at(time_s, inlet),
+                rate_hz=read_quantity(flow.rate, "1/s", name="flow.rate"),
+                duration_s=duration,
+                relative_noise=flow.noise,
+                generator=generators[3],
+            ),
+            TriggerDevice(
+                kind="r_wave",
+                times=np.arange(0.0, duration, self.truth.period),
+                generator=generators[4],
+            ),
+        ]
+
+    def record(self, epoch_ns: int) -> None:
+        """Keep what scoring needs beside the case."""
+        path = self.case.path(PROCEDURE_RECORD)
+        content = {
+            "seed": self.seed,
+            "to": self.axis.outlet,
+            "path_start": self.path_start,
+            "epoch_ns": epoch_ns,
+            "image_from_tracker": self.image_from_tracker.tolist(),
+            "motion": {"times": self.motion.times.tolist(), "distances": self.motion.distances.tolist()},
+        }
+        write_atomically(path, json.dumps(content, indent=1))
+
+
+def random_pose(generator: np.random.Generator) -> Array:
+    """(4, 4) a uniformly random rotation and a tracker about a metre away."""
+    quaternion = generator.normal(size=4)
+    w, x, y, z = quaternion / np.linalg.norm(quaternion)
+    pose = np.eye(4)
+    pose[:3, :3] = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    pose[:3, 3] = generator.normal(size=3) * 600.0
+    return pose

@@ -1,0 +1,156 @@
+"""What the twin says at one tick: every number with its interval and its age, and why not to trust it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.messages import Estimate, TwinState
+from surgical_twin.assimilation.observation import place_variance
+from surgical_twin.session_model import SessionModel
+from surgical_twin.session_state import SessionState, tip_fix
+from surgical_twin.units import CUBIC_METRES_PER_ML, PASCAL_PER_MMHG
+
+Array = NDArray[np.float64]
+
+STREAM = "twin"
+
+NORMAL_95 = 1.959963984540054
+"""A normal variable lies within this many standard deviations of its mean with 95 % probability."""
+
+STALE_NS = 500_000_000
+"""Continuous streams older than this are stale."""
+
+OVERDUE_BEATS = 2.5
+"""R-waves are missing when none has come for this many beats."""
+
+RECENT_NS = 1_000_000_000
+"""A refused observation is told of for this long."""
+
+RANGE_LIMIT = 0.25
+"""The reduced model is not vouched for when flows leave the trained range by this share of its width."""
+
+
+def estimate(members: Array, model_deviation: float = 0.0) -> Estimate:
+    """Mean and 95 % interval of an ensemble whose members all share a model error.
+
+    Args:
+        members: (m,) values.
+        model_deviation: standard deviation of what the model itself may be off.
+    """
+    mean = float(members.mean())
+    half = NORMAL_95 * float(np.sqrt(members.var(ddof=1) + model_deviation**2))
+    return Estimate(value=mean, lower=mean - half, upper=mean + half)
+
+
+def log_estimate(members: Array) -> Estimate:
+    """Median and 95 % interval of a positive factor, from the (m,) logarithms of it."""
+    mean = float(members.mean())
+    half = NORMAL_95 * float(members.std(ddof=1))
+    return Estimate(value=float(np.exp(mean)), lower=float(np.exp(mean - half)), upper=float(np.exp(mean + half)))
+
+
+def build_twin_state(model: SessionModel, state: SessionState, time_ns: int) -> TwinState:
+    """Say everything the session knows at a tick of its clock.
+
+    Args:
+        model: the case.
+        state: the session.
+        time_ns: the tick's time.
+    """
+    fix = tip_fix(state, state.tool, time_ns)
+    flags = list(_flags(model, state, time_ns, tip_known=fix is not None))
+    common: dict[str, Any] = {
+        "stream": STREAM,
+        "sequence": state.published,
+        "source_time_ns": time_ns,
+        "age_ns": {stream: max(0, time_ns - newest) for stream, newest in sorted(state.newest_ns.items())},
+        "registered": state.registration is not None,
+        "fre": None if state.registration is None else state.registration.fre,
+        "tre": None if state.registration is None or fix is None else state.registration.tre(fix.position),
+        "tool": state.tool or "",
+        "tip": None if fix is None else _triple(fix.position),
+        "tip_covariance": None if fix is None else tuple(float(value) for value in fix.covariance.ravel()),
+        "tip_valid": fix is not None,
+        "measured_pressure_mmhg": state.measured_mmhg if time_ns - state.measured_ns < STALE_NS else None,
+        "counters": {**state.counters, **state.watch.totals()},
+        "innovation": state.normalized_innovation,
+    }
+    if state.ensemble is None or state.beat is None:
+        return TwinState(
+            **common,
+            model_time_ns=0,
+            flags=tuple(flags),
+            tip_pressure_mmhg=None,
+            port_pressure_mmhg={},
+            port_flow_ml_s={},
+            parameters={},
+            axis_pressure_mmhg=(),
+            field_coefficients=(),
+            field_deviation_mmhg=0.0,
+        )
+
+    ports = state.ensemble.ports
+    pressure = model.port_pressure(ports) / PASCAL_PER_MMHG
+    flow = model.port_flow(ports) / CUBIC_METRES_PER_ML
+    tip_pressure = None
+    if fix is not None:
+        place = model.place(fix.position)
+        variance = place_variance(place.mean_gradient(ports)[0], fix.covariance)
+        tip_pressure = estimate(place.pressure(ports)[:, 0], float(np.hypot(place.error_mmhg[0], np.sqrt(variance))))
+    axis = model.axis.pressure(ports)
+    if float(model.reduced.in_range(ports).mean()) > RANGE_LIMIT:
+        flags.append("out_of_trained_range")
+    return TwinState(
+        **common,
+        model_time_ns=state.ensemble.step * model.filter.step_ns,
+        flags=tuple(flags),
+        tip_pressure_mmhg=tip_pressure,
+        port_pressure_mmhg=_by_port(model.port_names, pressure, model.pressure_error_mmhg),
+        port_flow_ml_s=_by_port(model.port_names, flow, model.flow_error_ml_s),
+        parameters=_parameters(model, state.ensemble.log_factors),
+        axis_pressure_mmhg=tuple(
+            estimate(axis[:, station], float(model.axis.error_mmhg[station])) for station in range(axis.shape[1])
+        ),
+        field_coefficients=tuple(float(value) for value in model.reduced.decoder.coefficients(ports).mean(axis=0)),
+        field_deviation_mmhg=float(np.sqrt(pressure[:, 0].var(ddof=1) + model.pressure_error_mmhg[0] ** 2)),
+    )
+
+
+def _triple(values: Array) -> tuple[float, float, float]:
+    return float(values[0]), float(values[1]), float(values[2])
+
+
+def _by_port(names: Sequence[str], members: Array, deviation: Array) -> dict[str, Estimate]:
+    return {name: estimate(members[:, index], float(deviation[index])) for index, name in enumerate(names)}
+
+
+def _parameters(model: SessionModel, log_factors: Array) -> dict[str, Estimate]:
+    """Each parameter as a factor on its planned value."""
+    outlets = model.port_names[1:]
+    names = [f"resistance_factor.{outlet}" for outlet in outlets]
+    names += [f"compliance_factor.{outlet}" for outlet in outlets]
+    names += ["inflow_factor"]
+    return {name: log_estimate(log_factors[:, index]) for index, name in enumerate(names)}
+
+
+def _flags(model: SessionModel, state: SessionState, time_ns: int, *, tip_known: bool) -> list[str]:
+    """Everything that forbids trusting the state as it stands."""
+    flags = []
+    if state.started is None:
+        flags.append("not_started")
+    if state.registration is None:
+        flags.append("not_registered")
+    elif not tip_known:
+        flags.append("tip_unknown")
+    if state.registration_problem is not None:
+        flags.append("registration_problem")
+    if state.beat is None:
+        flags.append("no_heart_beat")
+    elif time_ns - state.beat.start_ns > OVERDUE_BEATS * state.beat.period_ns:
+        flags.append("heart_beat_lost")
+    if time_ns - state.measured_ns > STALE_NS:
+        flags.append("pressure_stale")
+    flags += [reason for reason, since in sorted(state.refused.items()) if time_ns - since < RECENT_NS]
+    return list(dict.fromkeys(flags))

@@ -1,0 +1,121 @@
+"""The page of a real server in a process of its own: served, joined by a websocket, and stopped."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import pytest
+
+from viewer.errors import InputError
+from viewer.scene import Scene
+from viewer.web import serve
+
+SERVER = """
+import sys
+from viewer.scene import Scene
+from viewer.web import serve
+serve(Scene.from_case(sys.argv[1], size=(640, 400)), lambda: None, port=int(sys.argv[2]),
+      on_ready=lambda address: print("ready", address, flush=True))
+"""
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def served(case, port):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(case), str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("ready"):
+            break
+    else:
+        pytest.fail("the server ended:\n" + "".join(lines))
+    yield lines[-1].split()[1], process
+    if process.poll() is None:
+        process.kill()
+    process.wait(timeout=20)
+
+
+def framed(message):
+    """One wslink chunk: message id, offset and total size as little-endian 32-bit numbers, then
+    MessagePack."""
+    payload = msgspec.msgpack.encode(message)
+    return (7).to_bytes(4, "little") + (0).to_bytes(4, "little") + len(payload).to_bytes(4, "little") + payload
+
+
+async def visit(address):
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
+        async with session.get(address) as reply:
+            status, page = reply.status, await reply.text()
+            base = reply.url
+        script = re.search(r'src="([^"]+\.js)"', page).group(1)
+        async with session.get(base.join(type(base)(script))) as reply:
+            script_status = reply.status
+        async with session.ws_connect(address.replace("http", "ws") + "ws") as ws:
+            await ws.send_bytes(
+                framed(
+                    {
+                        "wslink": "1.0",
+                        "id": "system:c0:0",
+                        "method": "wslink.hello",
+                        "args": [{"secret": "wslink-secret"}],
+                        "kwargs": {},
+                    }
+                )
+            )
+            answer = await ws.receive_bytes()
+            await ws.send_bytes(
+                framed({"wslink": "1.0", "id": "rpc:c0:1", "method": "trame.state.get", "args": [], "kwargs": {}})
+            )
+            state = b""
+            while b"waiting for the twin" not in state:
+                state += await ws.receive_bytes()
+    return status, page, script_status, answer, state
+
+
+def test_page_is_served_and_joined(served):
+    address, process = served
+    status, page, script_status, answer, state = asyncio.run(visit(address))
+    assert status == 200
+    assert "trame" in page
+    assert script_status == 200
+    assert b"clientID" in answer
+    assert b"Reset view" in state or b"status" in state
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) in (0, -signal.SIGINT, 130)
+
+
+def test_a_port_in_use_is_refused(lumen, port):
+    scene = Scene(lumen, size=(640, 400))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        with pytest.raises(InputError, match=rf"127.0.0.1:{port} .*give another port"):
+            serve(scene, lambda: None, port=port)
+    with pytest.raises(InputError, match="port 99999"):
+        serve(scene, lambda: None, port=99999)
+    with pytest.raises(InputError, match=r"cannot serve the page on 203\.0\.113\.7"):
+        serve(scene, lambda: None, host="203.0.113.7", port=port)
+    with pytest.raises(InputError, match="pictures per second"):
+        serve(scene, lambda: None, port=port, pictures_per_second=0.0)
+    scene.close()

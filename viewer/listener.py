@@ -1,0 +1,41 @@
+"""Hearing the twin: the newest of its states, whenever the display has time for one."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from streams.messages import TwinState
+from streams.sockets import Subscriber
+
+DEFAULT_ENDPOINT = "tcp://127.0.0.1:5591"
+
+
+class StateListener:
+    """Polls the twin's states without a thread of its own.
+
+    A display slower than the twin must not lag behind it: older states waiting in the queue are skipped,
+    since each state is complete in itself. `skipped` counts them.
+
+    Args:
+        endpoint: where the twin publishes its states.
+    """
+
+    def __init__(self, endpoint: str = DEFAULT_ENDPOINT) -> None:
+        self._subscriber = Subscriber(endpoint, bind=False, topics=("twin",))
+        self.skipped = 0
+
+    def poll(self) -> TwinState | None:
+        """The newest state that has not been returned yet, or None; does not block."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._subscriber.close()
+
+    def __enter__(self) -> StateListener:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,339 @@
+"""The numbers beside the picture: tip pressure, flows, registration error, age of the data, each with its
+interval.
+
+Drawn with Pillow into an image, so that the desktop window, the web page and a PNG show the same pixels and
+every text is measured before it is placed.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from viewer import colors
+
+if TYPE_CHECKING:
+    from streams.messages import Estimate, TwinState
+
+Pixels = NDArray[np.uint8]
+
+DESIGN_HEIGHT = 720
+"""Height in pixels for which the sizes below are written; other heights scale them."""
+
+_NOTHING = "–"
+
+
+@lru_cache(maxsize=64)
+def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans (shipped with matplotlib) at a pixel size."""
+    return ImageFont.truetype(font_file(bold=bold), max(size, 6))
+
+
+def font_file(*, bold: bool = False) -> str:
+    """Path of the typeface, for VTK's text too."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name)
+
+
+def format_estimate(estimate: Estimate) -> tuple[str, str]:
+    """Value and 95 % interval as text, to as many decimals as the interval's width deserves."""
+    half = 0.5 * (estimate.upper - estimate.lower)
+    if not all(math.isfinite(x) for x in (estimate.value, estimate.lower, estimate.upper)):
+        return _NOTHING, "not known"
+    decimals = 0 if half >= 20.0 else 1 if half >= 0.2 else 2
+    value, lower, upper = (f"{x:.{decimals}f}" for x in (estimate.value, estimate.lower, estimate.upper))
+    return value.replace("-", "−"), f"{lower} to {upper}".replace("-", "−")
+
+
+def format_age(age_ns: int) -> str:
+    """An age in the unit a person would use."""
+    milliseconds = age_ns / 1e6
+    if abs(milliseconds) < 1000.0:
+        return f"{milliseconds:.0f} ms".replace("-", "−")
+    return f"{milliseconds / 1000.0:.1f} s".replace("-", "−")
+
+
+def tip_halfwidth(state: TwinState) -> float | None:
+    """Longest half-axis in mm of the tip's 95 % ellipsoid, or None without a tracked tip."""
+    if state.tip is None or state.tip_covariance is None or not state.tip_valid:
+        return None
+    largest = float(np.linalg.eigvalsh(np.array(state.tip_covariance, dtype=np.float64).reshape(3, 3))[-1])
+    return math.sqrt(CHI2_3_95 * max(largest, 0.0))
+
+
+CHI2_3_95 = 7.814727903251179
+"""95 % quantile of chi-square with three degrees of freedom: squared radius of a 95 % ellipsoid."""
+
+
+def reasons(state: TwinState) -> tuple[str, ...]:
+    """Why a state is not to be trusted, in words; empty if it is."""
+    return tuple(flag.replace("_", " ") for flag in state.flags)
+
+
+class _Column:
+    """A cursor going down the panel that measures text before drawing it."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.width, self.height = size
+        self.scale = self.height / DESIGN_HEIGHT
+        # A narrow panel shrinks its type, so that nothing is cut off at the right edge.
+        self.scale = min(self.scale, self.width / 384.0)
+        self.image = Image.new("RGB", size, colors.PANEL)
+        self.draw = ImageDraw.Draw(self.image)
+        self.margin = round(24 * self.scale)
+        self.y = 0.0
+
+    def px(self, length: float) -> int:
+        return round(length * self.scale)
+
+    def skip(self, length: float) -> None:
+        self.y += length * self.scale
+
+    def room(self) -> float:
+        """What is left to the bottom, in design pixels."""
+        return (self.height - self.y) / self.scale
+
+    def text(
+        self,
+        words: str,
+        size: float,
+        *,
+        color: str = colors.TEXT,
+        bold: bool = False,
+        x: float | None = None,
+        anchor: str = "ls",
+        room: float | None = None,
+    ) -> float:
+        """Draw at baseline y; `x` and `room` in actual pixels. Returns the width drawn."""
+        left = self.margin if x is None else x
+        face = font(self.px(size), bold=bold)
+        limit = self.width - left if room is None else room
+        while len(words) > 1 and self.draw.textlength(words, font=face) > limit:
+            words = words[:-2].rstrip() + "…"
+        self.draw.text((left, self.y), words, font=face, fill=color, anchor=anchor)
+        return float(self.draw.textlength(words, font=face))
+
+    def caption(self, words: str, note: str = "") -> None:
+        """A section's heading with its unit."""
+        width = self.text(words, 14, color=colors.MUTED, bold=True)
+        if note:
+            self.text(note, 14, color=colors.MUTED, x=self.margin + width + self.px(8))
+
+    def rule(self) -> None:
+        self.skip(12)
+        self.draw.line(
+            [(self.margin, self.y), (self.width - self.margin, self.y)],
+            fill=colors.RULE,
+            width=max(self.px(1), 1),
+        )
+        self.skip(26)
+
+    def row(self, name: str, value: str, interval: str, *, color: str) -> None:
+        """A name, a value flush right at 52 % of the width, and its interval after it."""
+        middle = self.margin + 0.42 * (self.width - 2 * self.margin)
+        self.text(name, 17, color=colors.MUTED, room=0.25 * self.width)
+        self.text(value, 18, color=color, bold=True, x=middle, anchor="rs", room=0.3 * self.width)
+        self.text(interval, 17, color=color, x=middle + self.px(14), room=self.width - self.margin - middle)
+        self.skip(25)
+
+
+def draw_panel(
+    state: TwinState | None,
+    size: tuple[int, int],
+    limits: tuple[float, float],
+    *,
+    silent_s: float | None = None,
+) -> Pixels:
+    """The panel as an image (height, width, 3).
+
+    Args:
+        state: what to show; None before the first state came.
+        size: width and height in pixels.
+        limits: the pressure map's fixed range in mmHg.
+        silent_s: seconds since the twin was last heard, if it has fallen silent.
+    """
+    column = _Column(size)
+    trusted = state is not None and not state.flags and silent_s is None
+    color = colors.TEXT if trusted else colors.MUTED
+    column.skip(36)
+    _tip_pressure(column, state, color, trusted)
+    column.rule()
+    _flows(column, state, color)
+    column.rule()
+    _registration(column, state, color)
+    column.rule()
+    _ages(column, state, color, silent_s)
+    _scale(column, state, limits, trusted)
+    return np.asarray(column.image, dtype=np.uint8)
+
+
+def _tip_pressure(column: _Column, state: TwinState | None, color: str, trusted: bool) -> None:
+    column.caption("TIP PRESSURE")
+    word, fill = ("TRUSTED", colors.TRUSTED) if trusted else ("NOT TRUSTED", colors.ALARM)
+    face = font(column.px(12), bold=True)
+    wide = column.draw.textlength(word, font=face) + column.px(16)
+    right = column.width - column.margin
+    column.draw.rounded_rectangle(
+        [right - wide, column.y - column.px(17), right, column.y + column.px(6)], column.px(5), fill=fill
+    )
+    column.draw.text((right - wide / 2, column.y - column.px(5.5)), word, font=face, fill="#ffffff", anchor="mm")
+    column.skip(54)
+    estimate = None if state is None else state.tip_pressure_mmhg
+    if estimate is None:
+        column.text(_NOTHING, 46, color=colors.MUTED, bold=True)
+        column.skip(28)
+        tip_lost = state is not None and (state.tip is None or not state.tip_valid)
+        column.text("tip not tracked" if tip_lost else "no estimate", 18, color=colors.MUTED)
+        return
+    value, interval = format_estimate(estimate)
+    width = column.text(value, 46, color=color, bold=True)
+    column.text("mmHg", 20, color=colors.MUTED, x=column.margin + width + column.px(10))
+    column.skip(28)
+    column.text(f"{interval} mmHg  (95 %)", 18, color=color)
+
+
+def _flows(column: _Column, state: TwinState | None, color: str) -> None:
+    column.caption("FLOW", "mL/s, 95 %")
+    column.skip(26)
+    flows = {} if state is None else state.port_flow_ml_s
+    if not flows:
+        column.text("no estimate", 17, color=colors.MUTED)
+        column.skip(25)
+    for port, estimate in _first(flows, 5, column):
+        value, interval = format_estimate(estimate)
+        column.row(port.replace("_", " "), value, interval, color=color)
+    column.skip(-14)
+
+
+def _registration(column: _Column, state: TwinState | None, color: str) -> None:
+    column.caption("REGISTRATION", "mm")
+    column.skip(26)
+    if state is None or not state.registered:
+        column.text("not registered", 17, color=colors.MUTED)
+        column.skip(11)
+        return
+    fre = _NOTHING if state.fre is None else f"{state.fre:.2f}"
+    tre = _NOTHING if state.tre is None else f"{state.tre:.2f}"
+    half = tip_halfwidth(state)
+    column.row("FRE", fre, "RMS at fiducials", color=color)
+    column.row("TRE", tre, "RMS, at the tip", color=color)
+    column.row("Tip", _NOTHING if half is None else f"± {half:.1f}", "95 % ellipsoid", color=color)
+    column.skip(-14)
+
+
+def _ages(column: _Column, state: TwinState | None, color: str, silent_s: float | None) -> None:
+    column.caption("AGE OF DATA")
+    column.skip(26)
+    if silent_s is not None:
+        column.text(f"twin silent for {silent_s:.1f} s", 17, color=colors.TEXT, bold=True)
+        column.skip(25)
+    ages = {} if state is None else state.age_ns
+    if not ages:
+        column.text("nothing received", 17, color=colors.MUTED)
+        return
+    # What was fresh in the last state has aged since.
+    silent_ns = 0 if silent_s is None else round(silent_s * 1e9)
+    for stream, age in _first(ages, 4, column):
+        column.text(stream.replace("_", " "), 17, color=colors.MUTED, room=0.6 * column.width)
+        column.text(
+            format_age(age + silent_ns),
+            17,
+            color=color,
+            bold=True,
+            x=column.width - column.margin,
+            anchor="rs",
+            room=column.width,
+        )
+        column.skip(25)
+
+
+def _first[T](items: dict[str, T], most: int, column: _Column) -> list[tuple[str, T]]:
+    """As many entries as there is room for above the color scale; what is left out is said, not hidden."""
+    fitting = max(1, min(most, int((column.room() - 140) // 25)))
+    shown = list(items.items())[:fitting]
+    if len(items) > fitting:
+        column.draw.text(
+            (column.width - column.margin, column.y - 26 * column.scale),
+            f"{fitting} of {len(items)}",
+            font=font(column.px(14)),
+            fill=colors.MUTED,
+            anchor="rs",
+        )
+    return shown
+
+
+def _scale(column: _Column, state: TwinState | None, limits: tuple[float, float], trusted: bool) -> None:
+    """The color scale of the wall pressure at the foot of the panel, with the field's deviation."""
+    low, high = limits
+    left, right = column.margin, column.width - column.margin
+    top, thick = column.height - column.px(62), column.px(18)
+    column.y = top - column.px(14)
+    column.caption("WALL PRESSURE", "mmHg")
+    if state is not None and trusted:
+        column.text(
+            f"± {1.96 * state.field_deviation_mmhg:.1f} (95 %)",
+            14,
+            color=colors.TEXT,
+            x=right,
+            anchor="rs",
+            room=right,
+        )
+    table = colors.pressure_table(256)[:, :3]
+    if not trusted:
+        table = np.repeat(np.array([colors.rgb(colors.UNTRUSTED)], dtype=np.uint8), 256, axis=0)
+    bar = Image.fromarray(np.ascontiguousarray(np.broadcast_to(table, (thick, 256, 3))))
+    column.image.paste(bar.resize((right - left, thick)), (left, top))
+    column.y = top + thick + column.px(20)
+    for fraction, anchor in ((0.0, "ls"), (0.5, "ms"), (1.0, "rs")):
+        column.text(
+            f"{low + fraction * (high - low):g}",
+            15,
+            x=left + fraction * (right - left),
+            anchor=anchor,
+            room=column.width,
+            color=colors.TEXT if trusted else colors.MUTED,
+        )
+
+
+def draw_banner(words: tuple[str, ...], width: int, scale: float) -> Pixels:
+    """A red strip (h, width, 3) saying why the picture is not to be trusted; as tall as its words need.
+
+    Every reason is shown in full: long lists are wrapped to more lines, never cut.
+    """
+    image = Image.new("RGB", (width, 10), colors.ALARM)
+    draw = ImageDraw.Draw(image)
+    head, face = font(round(24 * scale), bold=True), font(round(18 * scale))
+    margin = round(24 * scale)
+    lines = wrap(" · ".join(words), face, width - 2 * margin, draw)
+    pitch, top = round(25 * scale), round(42 * scale)
+    image = Image.new("RGB", (width, top + pitch * len(lines) + round(8 * scale)), colors.ALARM)
+    draw = ImageDraw.Draw(image)
+    draw.text((margin, round(34 * scale)), "NOT TRUSTED", font=head, fill="#ffffff", anchor="ls")
+    for i, line in enumerate(lines):
+        draw.text((margin, top + pitch * i + round(18 * scale)), line, font=face, fill="#ffffff", anchor="ls")
+    return np.asarray(image, dtype=np.uint8)
+
+
+def wrap(words: str, face: ImageFont.FreeTypeFont, width: float, draw: ImageDraw.ImageDraw) -> list[str]:
+    """Lines of at most `width` pixels, broken at spaces; a word longer than a line is broken where it
+    must."""
+    lines = [""]
+    for word in words.split():
+        joined = f"{lines[-1]} {word}".strip()
+        if draw.textlength(joined, font=face) <= width:
+            lines[-1] = joined
+            continue
+        if lines[-1]:
+            lines.append("")
+        for letter in word:
+            if draw.textlength(lines[-1] + letter, font=face) > width and lines[-1]:
+                lines.append("")
+            lines[-1] += letter
+    return lines
