@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from meshes.errors import InputError as MeshesInputError
 from registration.errors import InputError as RegistrationInputError
@@ -39,17 +39,11 @@ def main() -> None:
     """Run the command line; the entry point of ``surgical-twin`` and ``python -m surgical_twin``."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        status = app(standalone_mode=False)
+        # Wrong usage ends in the usage's own sentence and exit code 2 inside; so does an interrupt, with 130.
+        app()
     except INPUT_ERRORS as error:
-        err.print(f"[bold red]error:[/] {error}", soft_wrap=True, highlight=False, markup=True)
+        err.print("[bold red]error:[/]", Text(str(error)), soft_wrap=True)
         sys.exit(2)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        err.print("interrupted; what was finished is kept, and running the same command again goes on from there.")
-        sys.exit(130)
-    sys.exit(status if isinstance(status, int) else 0)
 
 
 @app.callback(invoke_without_command=True)
@@ -202,7 +196,7 @@ def live(
 def replay(
     recording: Annotated[Path, typer.Argument(help="MCAP file that live recorded.")],
     case: Annotated[Path | None, typer.Option(help="The case; the one named in the recording where not given.")] = None,
-) -> int:
+) -> None:
     """Run the same session from a recording, and compare its states byte for byte."""
     from surgical_twin.replay import open_recording
     from surgical_twin.replay import replay as run_replay
@@ -221,7 +215,8 @@ def replay(
     )
     if result.truncated is not None:
         raise InputError(f"{recording} is truncated: {result.truncated}")
-    return 0 if result.identical else 1
+    if not result.identical:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -293,8 +288,8 @@ def _figures(figures: dict[str, object]) -> str:
 def demo(
     folder: Annotated[Path, typer.Option("--out", help="Where everything is written.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Draws the phantom's noise, the patient and the devices' noise.")] = 0,
-) -> int:
+) -> None:
     """Make a phantom CT, plan it, play a procedure against the live twin, and report how well it did."""
     from surgical_twin.demo import run_demo
 
-    return run_demo(folder, seed, out)
+    raise typer.Exit(run_demo(folder, seed, out))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from types import TracebackType
 
+from streams.errors import MalformedMessage
 from streams.messages import TwinState
 from streams.sockets import Subscriber
+from streams.wire import unpack
+
+log = logging.getLogger(__name__)
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5591"
 
@@ -26,7 +31,18 @@ class StateListener:
 
     def poll(self) -> TwinState | None:
         """The newest state that has not been returned yet, or None; does not block."""
-        raise NotImplementedError
+        newest: TwinState | None = None
+        for _, frame in self._subscriber.receive():
+            try:
+                message = unpack(frame)
+            except MalformedMessage as error:
+                # A bad frame must not end the display; the next one is a hundredth of a second away.
+                log.warning("a frame of the twin cannot be read: %s", error)
+                continue
+            if isinstance(message, TwinState):
+                self.skipped += newest is not None
+                newest = message
+        return newest
 
     def close(self) -> None:
         """Disconnect."""

@@ -177,7 +177,9 @@ class FlowFilter:
         missing = scale * value - joint[:, :count].sum(axis=1)
         flow = joint[:, :count] + missing[:, None] * self.model.inertial_share
         parameters = self.parameters(log_factors)
-        ports = self.model.complete(flow, joint[:, count : 2 * count], scale * rate, parameters)
+        # What the fluid remembers moves with the flow: an analysis corrects the past as well.
+        lagged = state.ports.lagged_flow + (flow - state.ports.flow)[:, None]
+        ports = self.model.complete(flow, joint[:, count : 2 * count], scale * rate, parameters, lagged)
         return replace(state, ports=ports, log_factors=log_factors)
 
     def judge(self, predicted: Array, observed: float, variance: float) -> Innovation:

@@ -1,0 +1,225 @@
+"""The commands, as a user types them: what they make, and what they say to bad input."""
+
+import dataclasses
+import json
+import re
+import shutil
+import socket
+import struct
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from streams.messages import TwinState, decode
+from streams.recording import read_recording
+from surgical_twin.case import Case
+from surgical_twin.replay import open_recording, replay
+from surgical_twin.scoring import score
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def says(done, *words):
+    """One sentence on standard error, with these words, and exit code 2."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    sentence = done.stderr.strip().splitlines()[-1]
+    assert "error:" in sentence
+    for word in words:
+        assert word in sentence, sentence
+
+
+def test_plan_leaves_a_case_of_standard_files(planned):
+    case = Case.open(planned.folder / "case")
+    files = ["image.nrrd", "labels.nrrd", "level_set.nrrd", "lumen.nrrd", "centerline.vtp", "mesh.vtu"]
+    files += ["surface.vtp", "anatomy.vtp", "fiducials.csv", "axis.csv", "reduced.npz"]
+    for name in files:
+        assert case.path(name).is_file(), name
+    figures = case.step("mesh")["figures"]
+    assert figures["watertight"]
+    assert figures["ports"] == 3
+    assert 0.35 < figures["narrowing"] < 0.55
+    # The errors of the reduced model on a run that it was not trained on, as fractions of the range.
+    held_out = case.step("reduced")["figures"]
+    assert held_out["port_pressure_rms"] < 0.03
+    assert held_out["port_flow_rms"] < 0.03
+
+
+def test_plan_again_does_nothing_twice(planned):
+    reduced = planned.folder / "case" / "reduced.npz"
+    before = reduced.stat().st_mtime_ns
+    done = planned.run("plan", "ct.nrrd", "--case", "case", "--config", "plan.toml")
+    assert done.returncode == 0, done.stderr
+    assert reduced.stat().st_mtime_ns == before
+
+
+def test_info_tells_what_was_done(planned):
+    done = planned.run("info", "case")
+    assert done.returncode == 0
+    assert "reynolds" in done.stdout
+    assert "half-way" in done.stdout
+
+
+def test_export_writes_a_binary_gltf_and_a_picture(planned):
+    done = planned.run("export", "case", "--glb", "case.glb", "--png", "case.png")
+    assert done.returncode == 0, done.stderr
+    blob = (planned.folder / "case.glb").read_bytes()
+    magic, version, length = struct.unpack("<III", blob[:12])
+    assert (magic, version, length) == (0x46546C67, 2, len(blob))
+    document = json.loads(blob[20 : 20 + struct.unpack("<I", blob[12:16])[0]])
+    assert [node["name"] for node in document["nodes"]] == ["lumen", "anatomy"]
+    picture = sitk.GetArrayFromImage(sitk.ReadImage(str(planned.folder / "case.png")))
+    assert picture.std() > 10
+
+
+def test_a_procedure_is_recorded_whole_and_replays_to_the_byte(played):
+    recording = read_recording(played.folder / "procedure.mcap")
+    assert not recording.truncated
+    assert len(recording.states) > 1000
+    done = played.run("replay", "procedure.mcap")
+    assert done.returncode == 0, done.stderr
+    assert "byte-identical" in done.stdout
+
+
+def test_the_twin_tracks_the_hidden_truth_and_knows_how_well(played):
+    case = Case.open(played.folder / "case")
+    recording, model = open_recording(played.folder / "procedure.mcap", None)
+    result = score(model, recording.events, case)
+    assert result.true_tre_mm < 2.0
+    assert result.after.rms < 3.0
+    assert result.after.rms < result.before.rms
+    assert result.after.coverage >= 0.9
+    assert result.ahead.inside
+
+
+def test_state_never_shows_a_number_without_its_interval(played):
+    for frame in read_recording(played.folder / "procedure.mcap").states[::50]:
+        state = decode(frame.partition(b"\0")[2])
+        assert isinstance(state, TwinState)
+        shown = [*state.port_pressure_mmhg.values(), *state.port_flow_ml_s.values(), *state.parameters.values()]
+        shown += [state.tip_pressure_mmhg] if state.tip_pressure_mmhg else []
+        assert all(item.lower < item.value < item.upper for item in shown if item.value != 0.0)
+        assert (state.tip is None) == (state.tip_covariance is None)
+        if not state.registered:
+            assert "not_registered" in state.flags
+
+
+def test_live_counts_what_was_lost_on_purpose(live_report):
+    assert live_report["counters"]["lost"] > 0
+    assert live_report["counters"].get("malformed", 0) == 0
+    assert live_report["latency_median_ms"] is not None
+
+
+def test_a_truncated_recording_is_replayed_as_far_as_it_goes_and_said_to_be(played):
+    whole = (played.folder / "procedure.mcap").read_bytes()
+    cut = played.folder / "cut.mcap"
+    cut.write_bytes(whole[: int(0.6 * len(whole))])
+    done = played.run("replay", "cut.mcap", "--case", "case")
+    says(done, "truncated", "events")
+    assert re.search(r"[1-9]\d+ events gave [1-9]\d+ twin states", done.stdout)
+    assert "byte-identical" in done.stdout
+
+
+def test_a_recording_of_another_case_is_refused(played):
+    other = played.folder / "other"
+    shutil.copytree(played.folder / "case", other)
+    text = (other / "fiducials.csv").read_text().replace("skin_1,", "skin_9,")
+    (other / "fiducials.csv").write_text(text)
+    says(played.run("replay", "procedure.mcap", "--case", "other"), "hash")
+
+
+def test_a_tampered_event_changes_the_states_and_replay_says_which(played):
+    recording, model = open_recording(played.folder / "procedure.mcap", None)
+    pressures = [i for i, event in enumerate(recording.events) if b"values_mmhg" in event.frame]
+    victim = pressures[len(pressures) // 2]
+    event = recording.events[victim]
+    recording.events[victim] = dataclasses.replace(
+        event, message=msgspec.structs.replace(event.message, values_mmhg=(55.0,))
+    )
+    report = replay(recording, model)
+    assert not report.identical
+    assert report.first_difference > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("plan", "nowhere.nrrd", "--case", "new"), "does not exist"),
+        (("plan", "plan.toml", "--case", "new"), "cannot be read as an image"),
+        (("plan", "ct.nrrd", "--case", "new", "--seed", "1,2"), "X,Y,Z"),
+        (("plan", "ct.nrrd", "--case", "seeded", "--seed", "900,0,0"), "outside the image"),
+        (("plan", "ct.nrrd", "--case", "new", "--config", "missing.toml"), "cannot be read"),
+        (("plan", "ct.nrrd", "--case", "new", "--config", "broken.toml"), "broken.toml"),
+        (("plan", "ct.nrrd", "--case", "new", "--config", "unknown.toml"), "colour"),
+        (("plan", "ct.nrrd", "--case", "new", "--config", "unitless.toml"), "heart_rate"),
+        (("plan", "empty.nrrd", "--case", "new"), "same value"),
+        (("plan", "noise.nrrd", "--case", "noisy"), "No vessel was found"),
+        (("plan", "ct.nrrd", "--case", "labelled", "--labels", "noise.nrrd"), "another grid"),
+        (("info", "nowhere"), "no case"),
+        (("info", "old"), "format 0"),
+        (("export", "nowhere", "--png", "a.png"), "no case"),
+        (("simulate", "nowhere"), "no case"),
+        (("replay", "nowhere.mcap"), "cannot be read"),
+        (("replay", "plan.toml"), "recording"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence_and_nothing_half_written(room, words, expected):
+    folder = room.folder
+    (folder / "broken.toml").write_text("[mesh\n")
+    (folder / "unknown.toml").write_text('colour = "red"\n')
+    (folder / "unitless.toml").write_text('[flow]\nheart_rate = "fast"\n')
+    (folder / "old").mkdir(exist_ok=True)
+    (folder / "old" / "case.toml").write_text("[case]\nformat = 0\n")
+    sitk.WriteImage(sitk.Image(20, 20, 20, sitk.sitkInt16), str(folder / "empty.nrrd"))
+    noise = np.random.default_rng(0).normal(0, 20, (40, 40, 40)).astype(np.float32)
+    sitk.WriteImage(sitk.GetImageFromArray(noise), str(folder / "noise.nrrd"))
+    says(room.run(*words), expected)
+    assert not (folder / "new").exists()
+    assert not list(folder.rglob("*.part"))
+
+
+def test_a_command_without_anything_to_write_says_so(planned):
+    says(planned.run("export", "case"), "--glb")
+
+
+def test_a_port_in_use_is_named(planned):
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        endpoint = f"tcp://127.0.0.1:{busy.getsockname()[1]}"
+        says(planned.run("live", "case", "--devices", endpoint, "--record", "unused.mcap"), "in use", endpoint)
+    assert not (planned.folder / "unused.mcap").exists()
+
+
+def test_simulate_without_a_twin_gives_up_and_says_what_to_start(played):
+    done = played.run("simulate", "case", "--procedure", "procedure.toml", "--seed", "3", "--wait", "1", "--states",
+                      "tcp://127.0.0.1:59999", "--devices", "tcp://127.0.0.1:59998")  # fmt: skip
+    says(done, "surgical-twin live")
+
+
+def test_a_recording_is_never_written_over(played):
+    before = (played.folder / "procedure.mcap").read_bytes()
+    says(played.run("live", "case", "--record", "procedure.mcap"), "exists")
+    assert (played.folder / "procedure.mcap").read_bytes() == before
+
+
+def test_every_documented_command_and_option_exists():
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    from typer.main import get_command
+
+    from surgical_twin.cli import app
+
+    commands = get_command(app).commands
+    found = 0
+    for page in pages:
+        for line in re.findall(r"^(?:\S*/)?surgical-twin (.+)$", page.read_text(), re.MULTILINE):
+            words = line.split("#")[0].replace("[", " ").replace("]", " ").replace("|", " ").split()
+            assert words[0] in commands, f"{page.name}: {line}"
+            known = {option for parameter in commands[words[0]].params for option in parameter.opts}
+            for word in words[1:]:
+                assert not word.startswith("--") or word in known, f"{page.name}: {line}"
+            found += 1
+    assert found >= 10
