@@ -195,7 +195,7 @@ class Session:
         error = ObservationError(
             sensor=model.settings.pressure_noise_mmhg**2 / count,
             place=place_variance(place.mean_gradient(ports)[0], fix.covariance),
-            model=float(place.error_mmhg[0]) ** 2,
+            model=float(model.model_error_mmhg(place, ports)[0]) ** 2,
         )
         interval_s = count * samples.sample_period_ns * 1e-9
         evidence = error.as_evidence(

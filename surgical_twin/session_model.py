@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,16 @@ class SessionSettings:
     place_correlation_s: float = 30.0
     """How long the tip's position error stays the same: a registration error does for good, the vessel's gradient
     at the tip does not."""
-    model_correlation_s: float = 5.0
-    """How long the reduced model's error stays the same: a few beats."""
+    model_correlation_s: float = 1.6
+    """How long a model error stays the same: about two beats. It repeats with every beat, yet differs with the state
+    and the
+    place that it is made in, so it neither averages out within a beat nor stays for good."""
+    drop_uncertainty: float = 0.15
+    """Relative uncertainty of the pressure drop inside the lumen that no 3D run of this geometry shows: a wall known
+    to 3 %
+    of the radius changes a drop that goes with r^-4 by 12 %, and blood's viscosity is known to some 10 %."""
+    shape_uncertainty: float = 0.05
+    """How far the patient's inflow may be from the planned shape, as a share of the mean flow."""
     assimilate: bool = True
     """Whether observations correct the ensemble; without it the session shows what the plan alone predicts."""
 
@@ -86,7 +95,7 @@ class SessionModel:
     port_names: tuple[str, ...]
     """Inlet first."""
     flow_error_ml_s: Array
-    """(ports,) standard deviation of the reduced model's error in flow; none at the inlet, where flow is prescribed."""
+    """(ports,) standard deviation of the model's error in flow: the reduced model's, and the inflow's unknown shape."""
     pressure_error_mmhg: Array
     """(ports,) the same for pressure."""
     settings: SessionSettings
@@ -98,6 +107,7 @@ class SessionModel:
         Raises:
             InputError: a file of the case is missing or does not fit the others.
         """
+        chosen = settings or SessionSettings()
         mesh = read_lumen_mesh(case.require(MESH))
         reduced = ReducedModel.load(case.require(REDUCED), mesh.points * METRES_PER_MM, mesh.tetrahedra)
         reduced.decoder.prepare()
@@ -114,10 +124,39 @@ class SessionModel:
             fiducials=read_points(case.require(FIDUCIALS)),
             axis=Place.of(reduced, stations),
             port_names=(reduced.inlet, *outlets),
-            flow_error_ml_s=np.concatenate([[0.0], reduced.port_flow_error]) / CUBIC_METRES_PER_ML,
+            flow_error_ml_s=flow_error(reduced, waveform.mean, windkessels, chosen) / CUBIC_METRES_PER_ML,
             pressure_error_mmhg=reduced.port_pressure_error / PASCAL_PER_MMHG,
-            settings=settings or SessionSettings(),
+            settings=chosen,
         )
+
+    @cached_property
+    def shape_error_mmhg(self) -> float:
+        """Pressure that an inflow of another shape would cause: its share of the mean flow, as a second harmonic,
+        times the
+        impedance of all Windkessels together."""
+        planned = self.filter.planned
+        omega = 2.0 * 2.0 * np.pi / self.waveform.period
+        distal = planned.distal_resistance / (1.0 + 1j * omega * planned.distal_resistance * planned.compliance)
+        impedance = 1.0 / np.sum(1.0 / (planned.proximal_resistance + distal))
+        return float(self.settings.shape_uncertainty * self.waveform.mean * abs(impedance)) / PASCAL_PER_MMHG
+
+    def model_error_mmhg(self, place: "Place", ports: PortState) -> Array:
+        """(n,) standard deviation of the model's error in pressure at the points of a place.
+
+        Of three parts: the reduced model against held-out 3D runs; the 3D model against the patient, as a share of the
+        pressure drop from the inlet; and the inflow's unknown shape.
+        """
+        drop = (place.pressure(ports) - ports.inlet_pressure[:, None] / PASCAL_PER_MMHG).mean(axis=0)
+        return self._with_discrepancy(place.error_mmhg, drop)
+
+    def port_error_mmhg(self, ports: PortState) -> Array:
+        """(ports,) the same for the mean pressure of each port."""
+        pressure = self.port_pressure(ports) / PASCAL_PER_MMHG
+        return self._with_discrepancy(self.pressure_error_mmhg, (pressure - pressure[:, :1]).mean(axis=0))
+
+    def _with_discrepancy(self, reduced: Array, drop: Array) -> Array:
+        total: Array = np.sqrt(reduced**2 + (self.settings.drop_uncertainty * drop) ** 2 + self.shape_error_mmhg**2)
+        return total
 
     def place(self, points: Array) -> "Place":
         """What the model says at points (n, 3) mm, LPS."""
@@ -130,6 +169,20 @@ class SessionModel:
     def port_pressure(self, ports: PortState) -> Array:
         """(members, ports) Pa."""
         return np.column_stack([ports.inlet_pressure, ports.outlet_pressure])
+
+
+def flow_error(
+    reduced: ReducedModel, mean_flow: float, windkessels: Mapping[str, Windkessel], settings: SessionSettings
+) -> Array:
+    """(ports,) m^3/s: error of the reduced model against held-out runs, and that of the inflow's shape, which the
+    outlets
+    share as they share the mean flow."""
+    conductance = np.array([1.0 / windkessels[name].distal_resistance for name in reduced.ports.outlets])
+    share = np.concatenate([[1.0], conductance / conductance.sum()])
+    total: Array = np.hypot(
+        np.concatenate([[0.0], reduced.port_flow_error]), settings.shape_uncertainty * mean_flow * share
+    )
+    return total
 
 
 def read_points(path: Path) -> dict[str, Array]:

@@ -98,8 +98,11 @@ def build_twin_state(model: SessionModel, state: SessionState, time_ns: int) -> 
     if fix is not None:
         place = model.place(fix.position)
         variance = place_variance(place.mean_gradient(ports)[0], fix.covariance)
-        tip_pressure = estimate(place.pressure(ports)[:, 0], float(np.hypot(place.error_mmhg[0], np.sqrt(variance))))
-    axis = model.axis.pressure(ports)
+        tip_pressure = estimate(
+            place.pressure(ports)[:, 0], float(np.hypot(model.model_error_mmhg(place, ports)[0], np.sqrt(variance)))
+        )
+    axis, axis_error = model.axis.pressure(ports), model.model_error_mmhg(model.axis, ports)
+    port_error = model.port_error_mmhg(ports)
     if float(model.reduced.in_range(ports).mean()) > RANGE_LIMIT:
         flags.append("out_of_trained_range")
     return TwinState(
@@ -107,14 +110,14 @@ def build_twin_state(model: SessionModel, state: SessionState, time_ns: int) -> 
         model_time_ns=state.ensemble.step * model.filter.step_ns,
         flags=tuple(flags),
         tip_pressure_mmhg=tip_pressure,
-        port_pressure_mmhg=_by_port(model.port_names, pressure, model.pressure_error_mmhg),
+        port_pressure_mmhg=_by_port(model.port_names, pressure, port_error),
         port_flow_ml_s=_by_port(model.port_names, flow, model.flow_error_ml_s),
         parameters=_parameters(model, state.ensemble.log_factors),
         axis_pressure_mmhg=tuple(
-            estimate(axis[:, station], float(model.axis.error_mmhg[station])) for station in range(axis.shape[1])
+            estimate(axis[:, station], float(axis_error[station])) for station in range(axis.shape[1])
         ),
         field_coefficients=tuple(float(value) for value in model.reduced.decoder.coefficients(ports).mean(axis=0)),
-        field_deviation_mmhg=float(np.sqrt(pressure[:, 0].var(ddof=1) + model.pressure_error_mmhg[0] ** 2)),
+        field_deviation_mmhg=float(np.sqrt(pressure[:, 0].var(ddof=1) + port_error[0] ** 2)),
     )
 
 
