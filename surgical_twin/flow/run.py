@@ -87,7 +87,9 @@ class FlowRun:
                     figures=json.loads(str(data["figures"])),
                     **{name: data[name] for name in _ARRAYS},
                 )
-        except (OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except InputError:
+            raise
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{path} cannot be read as a flow run ({error}); delete it and run again.") from error
 
 

@@ -147,7 +147,7 @@ def test_a_tampered_event_changes_the_states_and_replay_says_which(played):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("plan", "nowhere.nrrd", "--case", "new"), "does not exist"),
+        (("plan", "nowhere.nrrd", "--case", "new"), "is no file or folder"),
         (("plan", "plan.toml", "--case", "new"), "cannot be read as an image"),
         (("plan", "ct.nrrd", "--case", "new", "--seed", "1,2"), "X,Y,Z"),
         (("plan", "ct.nrrd", "--case", "seeded", "--seed", "900,0,0"), "outside the image"),

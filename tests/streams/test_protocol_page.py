@@ -1,0 +1,42 @@
+"""The client on the protocol's page works against the real socket."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from streams.messages import MESSAGE_TYPES, PressureSamples
+from streams.sockets import Subscriber
+from streams.wire import unpack
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "protocol.md"
+
+
+def test_the_client_on_the_page_is_understood(tmp_path):
+    (script,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert len(script.splitlines()) <= 30
+    assert "streams" not in re.findall(r"import (\w+)", script)
+    script = script.replace("5590", "56432")
+    subscriber = Subscriber("tcp://127.0.0.1:56432", bind=True)
+    try:
+        with subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path) as process:
+            frames, deadline = [], time.monotonic() + 30
+            while process.poll() is None and time.monotonic() < deadline:
+                frames += subscriber.receive(100)
+        frames += subscriber.receive(500)
+    finally:
+        subscriber.close()
+    messages = [unpack(frame) for _, frame in frames]
+    assert len(messages) > 100
+    assert all(isinstance(message, PressureSamples) for message in messages)
+    assert messages[-1].sequence == 199
+
+
+def test_the_page_names_every_type_and_every_field():
+    text = PAGE.read_text()
+    for kind in MESSAGE_TYPES:
+        assert kind.__name__ in text
+        if kind.__name__ not in ("SessionStart", "Tick"):
+            for name in kind.__struct_fields__:
+                assert f"`{name}`" in text, f"{kind.__name__}.{name}"
