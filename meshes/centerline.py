@@ -23,6 +23,7 @@ from scipy.spatial import cKDTree
 
 from meshes.errors import InputError
 from meshes.grid import Array, Grid
+from meshes.level_set import wall_surface
 
 Indices = npt.NDArray[np.int64]
 
@@ -42,9 +43,6 @@ MOST_PATHS = 400
 
 WIDTH_DECAY = 0.25
 """How fast a path's width may fall along it, mm per mm, to be a vessel that tapers and not one that ends."""
-
-TRUNK_DECAY = 0.1
-"""How much narrower a trunk counts per mm that it is away from an end, when the inlet is chosen."""
 
 CAP_DEPTH = 0.75
 """A vessel's end is where the depth is this part of the width behind it."""
@@ -332,12 +330,18 @@ def _choose_inlet(tree: _Tree, graph: _LumenGraph, near: tuple[float, float, flo
         away = [float(np.linalg.norm(graph.positions[end] - np.array(near))) for end in tree.ends]
         return tree.ends[int(np.argmin(away))]
 
-    def trunk(end: int) -> float:
-        """The widest vessel near: an end that has dissolved into noise is thin itself, and its trunk is not."""
-        return float(np.max(graph.depth - TRUNK_DECAY * graph.distances(end), initial=0.0, where=connected))
+    widest = int(np.argmax(graph.depth))
+    _, before = csgraph.dijkstra(graph.cost, directed=False, indices=widest, return_predecessors=True)
 
-    connected = np.isfinite(graph.distances(tree.ends[0]))
-    return max(tree.ends, key=lambda end: (trunk(end), -end))
+    def mean_width(end: int) -> float:
+        """Mean depth on the way to the widest place: the trunk's own end has the widest way there, even where its tip
+        has dissolved into noise, and a short side branch has not."""
+        way = [end]
+        while way[-1] != widest and before[way[-1]] >= 0:
+            way.append(int(before[way[-1]]))
+        return float(graph.depth[way].mean())
+
+    return max(tree.ends, key=lambda end: (mean_width(end), -end))
 
 
 def _cap_length(graph: _LumenGraph, chain: Indices) -> int:
@@ -354,6 +358,8 @@ def _cap_length(graph: _LumenGraph, chain: Indices) -> int:
 
 def _smooth_tree(tree: _Tree, root: int, graph: _LumenGraph, field: Grid, notes: list[str]) -> Centerline:
     """Order the chains from the root on, smooth them, and place their points on the ridge of the distance."""
+    # The distance to the wall itself: interpolating its peak between voxels would cut it off.
+    wall = cKDTree(np.asarray(wall_surface(field).points, dtype=float))
     waiting: list[tuple[int, int | None]] = [(root, None)]
     unused = list(tree.chains)
     branches: list[Branch] = []
@@ -382,7 +388,7 @@ def _smooth_tree(tree: _Tree, root: int, graph: _LumenGraph, field: Grid, notes:
             total += len(line)
             branches.append(Branch(index, ids, parent))
             points.append(line)
-            radii.append(np.maximum(-field.sample(line), 1e-3))
+            radii.append(wall.query(line)[0])
             owner.append(np.full(len(line), index))
             arcs.append(np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))]))
             waiting.append((ends[1], index))

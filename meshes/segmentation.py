@@ -178,7 +178,8 @@ def _candidates(
     values, noise = grid.values, _noise(grid)
     found = []
     levels = _modes(values[cores], best[cores])
-    if seed is not None:
+    if seed is not None and best.ravel()[_nearest_voxel(grid, seed)] > 0.3 * settings.core_share * strongest:
+        # A vessel with a grey value of its own, such as a vein: only if the seed lies in something like a tube.
         levels = [*levels, float(ndimage.median_filter(values, 3).ravel()[_nearest_voxel(grid, seed)])]
     for blood in levels:
         alike = cores & (np.abs(values - blood) < max(3.0 * noise, 0.15 * abs(blood)))
@@ -194,9 +195,9 @@ def _candidates(
             continue
         above = (values > 0.5 * (blood + tissue)) & (values < blood + settings.bone_excess * contrast)
         component = _connected(above, best * alike, grid, seed, settings)
-        if component is not None:
+        if component is not None and component.any():
             found.append(_Candidate(blood, tissue, component, _vessel_score(component, contrast, tubes, grid)))
-    return [candidate for candidate in found if candidate.score > 0]
+    return [candidate for candidate in found if candidate.score > settings.least_vessel_score]
 
 
 def _modes(values: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]) -> list[float]:

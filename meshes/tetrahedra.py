@@ -282,11 +282,18 @@ def _adapted(points: Array, tetrahedra: Index, size: Array, ports: Sequence[Port
         angle=0,
         verbose=-1,
     )
-    new_points, new = _compact(
-        np.asarray(mesh.get_vertices(), dtype=float), np.asarray(mesh.get_tetrahedra(), dtype=np.int64)
-    )
-    outer = boundary(new)
-    new_tags = _tags(new_points, outer, ports)
+    new_points, new = np.asarray(mesh.get_vertices(), dtype=float), np.asarray(mesh.get_tetrahedra(), dtype=np.int64)
+    marked, references = mesh.get_triangles_with_refs()
+    used, renumbered = np.unique(new, return_inverse=True)
+    new_points, new = new_points[used], renumbered.reshape(-1, 4).astype(np.int64)
+    place = np.full(len(np.asarray(mesh.get_vertices())), -1)
+    place[used] = np.arange(len(used))
+    tag_of = {
+        tuple(sorted(corners)): int(reference) - 1
+        for corners, reference in zip(place[np.asarray(marked, dtype=np.int64)].tolist(), references, strict=True)
+    }
+    outer = boundary(oriented(new_points, new))
+    new_tags = np.array([tag_of.get(tuple(sorted(corners)), WALL_TAG) for corners in outer.tolist()], dtype=np.int32)
     for port in ports:
         nodes = np.unique(outer[new_tags == port.tag])
         new_points[nodes] -= ((new_points[nodes] - port.center) @ port.normal)[:, None] * port.normal

@@ -28,6 +28,10 @@ class SegmentationSettings:
     """Voxels brighter than blood by more than this share of the contrast are bone, metal or calcification."""
     least_contrast: float = 0.15
     """Blood may fade to this share of its usual contrast (at the edge of an MR coil) and still be followed."""
+    least_vessel_score: float = 4.0
+    """Structures that are less of a vessel tree are none: a tube scores about its length over its radius, a lump of
+    bone 2,
+    the body 0.05."""
     seed_reach: float = 2.0
     """A seed may miss the lumen by this much."""
 

@@ -215,7 +215,8 @@ def test_every_documented_command_and_option_exists():
     commands = get_command(app).commands
     found = 0
     for page in pages:
-        for line in re.findall(r"^(?:\S*/)?surgical-twin (.+)$", page.read_text(), re.MULTILINE):
+        fenced = "\n".join(re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
+        for line in re.findall(r"^(?:\S*/)?surgical-twin (.+)$", fenced, re.MULTILINE):
             words = line.split("#")[0].replace("[", " ").replace("]", " ").replace("|", " ").split()
             assert words[0] in commands, f"{page.name}: {line}"
             known = {option for parameter in commands[words[0]].params for option in parameter.opts}

@@ -1,0 +1,131 @@
+"""Segmentation of the phantom against its analytic truth, of made tubes, and of real volumes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy import ndimage
+
+from meshes.centerline import extract_centerline
+from meshes.errors import InputError
+from meshes.grid import Grid
+from meshes.ports import find_ports
+from meshes.segmentation import lumen_from_labels, segment_lumen
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def dice(one, other):
+    return 2 * np.sum(one & other) / (np.sum(one) + np.sum(other))
+
+
+def mask(image):
+    return sitk.GetArrayFromImage(image) > 0
+
+
+def test_the_phantoms_lumen_is_found_and_its_bone_is_not(phantom, lumen):
+    assert dice(mask(lumen.label), mask(phantom.truth_label)) > 0.96
+
+
+def test_the_wall_lies_between_voxels_where_it_truly_is(phantom, lumen):
+    field = Grid.of(lumen.level_set)
+    near = np.flatnonzero(np.abs(field.values) < 0.6)
+    positions = field.positions_of(near)
+    inner = np.abs(positions[:, 2]) < 35  # away from the ends, where the image cuts the vessel
+    error = (field.values.ravel()[near] - phantom.truth_signed_distance(positions))[inner]
+    assert abs(error.mean()) < 0.08
+    assert error.std() < 0.15
+    throat = np.linalg.norm(positions[inner] - phantom.stenosis_center, axis=1) < 4
+    assert abs(error[throat].mean()) < 0.06 * phantom.throat_radius
+
+
+def test_a_seed_in_the_vessel_gives_the_same_lumen(phantom, lumen):
+    seeded = segment_lumen(phantom.image, seed=tuple(phantom.stenosis_center + 8 * phantom.stenosis_direction))
+    assert dice(mask(seeded.label), mask(lumen.label)) > 0.99
+
+
+def test_a_seed_outside_the_image_or_in_no_vessel_is_refused(phantom):
+    with pytest.raises(InputError, match="outside the image"):
+        segment_lumen(phantom.image, seed=(900.0, 0.0, 0.0))
+    beside = phantom.stenosis_center + np.array([0.0, -14.0, 0.0])
+    assert phantom.truth_signed_distance(beside[None])[0] > 4
+    with pytest.raises(InputError, match="no vessel"):
+        segment_lumen(phantom.image, seed=tuple(beside))
+
+
+def test_noise_holds_no_vessel():
+    noise = np.random.default_rng(1).normal(0, 30, (40, 40, 40)).astype(np.float32)
+    with pytest.raises(InputError, match="No vessel"):
+        segment_lumen(sitk.GetImageFromArray(noise))
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.5])
+def test_a_tube_has_its_radius_however_the_image_is_turned(analytic, angle):
+    grid_points, image_of, capsule = analytic
+    shape, spacing = (60, 60, 70), np.array([0.7, 0.7, 0.7])
+    rotation = np.array(sitk.Euler3DTransform((0, 0, 0), angle, 0.3 * angle, -angle).GetMatrix()).reshape(3, 3)
+    points = grid_points(shape, spacing, rotation)
+    start, end = rotation @ [21.0, 21.0, 5.0], rotation @ [21.0, 21.0, 43.0]
+    distance = capsule(points, start, end, 3.0)
+    grey = 40 + 300 / (1 + np.exp(distance / 0.3)) + np.random.default_rng(0).normal(0, 10, len(distance))
+    found = segment_lumen(image_of(grey, shape, spacing, rotation))
+    volume = np.sum(Grid.of(found.level_set).values < 0) * np.prod(Grid.of(found.level_set).spacing)
+    exact = np.pi * 9 * 38 + 4 / 3 * np.pi * 27
+    assert volume == pytest.approx(exact, rel=0.05)
+    center = rotation @ [21.0, 21.0, 24.0]
+    assert -Grid.of(found.level_set).sample(center[None])[0] == pytest.approx(3.0, rel=0.04)
+
+
+def test_a_label_map_keeps_its_volume_and_loses_its_steps(phantom):
+    labels = phantom.truth_label
+    found = lumen_from_labels(labels, phantom.image)
+    field = Grid.of(found.level_set)
+    volume = np.sum(field.values < 0) * np.prod(field.spacing)
+    assert volume == pytest.approx(mask(labels).sum() * np.prod(labels.GetSpacing()), rel=0.03)
+    assert dice(mask(found.label), mask(labels)) > 0.999
+
+
+def test_a_label_map_that_does_not_fit_is_refused(phantom):
+    moved = sitk.Image(phantom.truth_label)
+    moved.SetOrigin((0.0, 0.0, 5.0))
+    with pytest.raises(InputError, match="another grid"):
+        lumen_from_labels(moved, phantom.image)
+    with pytest.raises(InputError, match="label 7"):
+        lumen_from_labels(phantom.truth_label, phantom.image, value=7)
+
+
+def real(*parts):
+    path = DATA.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"{path.name} is not in ../shared/data")
+    return sitk.ReadImage(str(path))
+
+
+def test_a_real_aorta_agrees_with_a_published_level_set():
+    """VMTK's own segmentation of the same volume; a plain threshold reaches a Dice of 0.926."""
+    image = real("vmtk_aorta", "input", "aorta.mha")
+    reference = sitk.GetArrayFromImage(real("vmtk_aorta", "input", "aorta-final-levelset.mha")) < 0
+    found = segment_lumen(image)
+    box = ndimage.find_objects(reference.astype(int))[0]
+    assert dice(mask(found.label)[box], reference[box]) > 0.94
+    centerline = extract_centerline(found.level_set)
+    ports, _ = find_ports(found.level_set, centerline)
+    assert ports[0].role == "inlet"
+    # The aorta itself, in its upper part, where the coil's signal fades.
+    assert ports[0].radius > 6.0
+    # Two renal arteries and the branches of both iliacs.
+    assert len(ports) >= 5
+
+
+def test_a_real_circle_of_willis_gets_a_centerline_and_ports():
+    found = segment_lumen(real("niivue_mra", "chris_MRA.nii.gz"))
+    ports, _ = find_ports(found.level_set, extract_centerline(found.level_set))
+    assert len(ports) >= 3
+
+
+def test_a_real_label_map_of_many_classes_is_read():
+    labels = real("topcow_labels", "test_assets", "seg_metrics", "topcow_roi", "topcow_ct_roi_003.nii.gz")
+    found = lumen_from_labels(labels, labels)
+    assert mask(found.label).sum() > 0.5 * mask(labels).sum()
+    assert extract_centerline(found.level_set).branches
