@@ -61,6 +61,8 @@ def test_rays_undo_the_lens(seed):
     points = points_in_view(camera, seed)
     seen = camera.visible(points)
     inside = points @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
+    # Where the lens folds back two rays meet in one pixel, and no inverse can tell them apart.
+    seen &= np.hypot(*(inside[:, :2] / inside[:, 2:]).T) < 0.9 * camera.fold_radius
     rays = camera.rays(by_opencv(camera, points))
     np.testing.assert_allclose(rays[seen], (inside[:, :2] / inside[:, 2:])[seen], atol=1e-7)
 

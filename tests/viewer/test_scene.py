@@ -33,7 +33,8 @@ def share(image, color, tolerance=30):
 
 
 def colorfulness(image):
-    return float(np.ptp(image.astype(int), axis=2).mean())
+    drawn = image[image.max(axis=2) > 60].astype(int)  # the background has a tint of its own
+    return float(np.ptp(drawn, axis=1).mean())
 
 
 def test_wall_pressure_is_the_sum_of_the_modes(scene, lumen, state):
@@ -98,7 +99,7 @@ def test_a_new_scene_says_that_it_has_heard_nothing(lumen):
 
 def test_the_tool_is_shown_only_where_it_is_known(scene, state):
     scene.update(state())
-    assert share(view_of(scene.render(SIZE)), colors.TIP, 70) > 0.0005
+    assert share(view_of(scene.render(SIZE)), colors.TIP, 70) > 0.0001
     for change in ({"tip_valid": False}, {"tip": None}, {"tip_covariance": None}):
         scene.update(state(**change))
         assert share(view_of(scene.render(SIZE)), colors.TIP, 70) == 0.0, change
@@ -151,7 +152,7 @@ def test_a_case_folder_is_shown(case, state, ports):
     scene.update(state())
     labelled = scene.render(SIZE)
     scene.close()
-    assert share(view_of(labelled), colors.TEXT, 20) > 0.001
+    assert share(view_of(labelled), colors.TEXT, 20) > 0.0005
 
 
 def test_case_folders_that_cannot_be_shown_are_refused(case, tmp_path):
