@@ -40,7 +40,7 @@ def tree_memory_bytes(root: int) -> int:
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             # The command's name is in parentheses and may hold spaces: the fields begin after the last one.
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            fields = (entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         except OSError:
             continue  # it ended meanwhile
         parents[int(entry.name)] = int(fields[1])

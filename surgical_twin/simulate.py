@@ -17,6 +17,7 @@ from streams.devices import (
     Device,
     FiducialTouches,
     FlowDevice,
+    HeartbeatDevice,
     PressureDevice,
     TrackerDevice,
     TriggerDevice,
@@ -159,6 +160,7 @@ class SimulatedProcedure:
                 times=np.arange(0.0, duration, self.truth.period),
                 generator=generators[4],
             ),
+            *(HeartbeatDevice(device=device, duration_s=duration) for device in ("tracker", "monitor")),
         ]
 
     def record(self, epoch_ns: int) -> None:

@@ -31,7 +31,7 @@ from surgical_twin.flow.field_decoder import (
     fit_field_decoder,
     nodal_volumes,
 )
-from surgical_twin.flow.port_fit import PortSamples, fit_port_model, settled
+from surgical_twin.flow.port_fit import START_UP, PortSamples, fit_port_model, settled
 from surgical_twin.flow.port_model import PortModel, simulate
 from surgical_twin.flow.port_state import PortParameters, PortState
 
@@ -210,7 +210,7 @@ class ReducedModel:
         beyond = np.maximum(self.range_lower - values, values - self.range_upper) / width
         return np.maximum(beyond.max(axis=1), 0.0)
 
-    def evaluate(self, run: FlowRun, *, skip: float = 0.25) -> Evaluation:
+    def evaluate(self, run: FlowRun, *, skip: float = START_UP) -> Evaluation:
         """Predicts ``run`` from its first state, inflow and Windkessels, and compares."""
         names = (self.inlet, *self.ports.outlets)
         if run.port_names != names:

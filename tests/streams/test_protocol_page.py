@@ -10,15 +10,16 @@ from streams.messages import MESSAGE_TYPES, PressureSamples
 from streams.sockets import Subscriber
 from streams.wire import unpack
 
+PORT = 56432
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "protocol.md"
 
 
 def test_the_client_on_the_page_is_understood(tmp_path):
-    (script,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (script,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert len(script.splitlines()) <= 30
     assert "streams" not in re.findall(r"import (\w+)", script)
-    script = script.replace("5590", "56432")
-    subscriber = Subscriber("tcp://127.0.0.1:56432", bind=True)
+    script = script.replace("5590", str(PORT))
+    subscriber = Subscriber(f"tcp://127.0.0.1:{PORT}", bind=True)
     try:
         with subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path) as process:
             frames, deadline = [], time.monotonic() + 30
@@ -34,7 +35,7 @@ def test_the_client_on_the_page_is_understood(tmp_path):
 
 
 def test_the_page_names_every_type_and_every_field():
-    text = PAGE.read_text()
+    text = PAGE.read_text(encoding="utf-8")
     for kind in MESSAGE_TYPES:
         assert kind.__name__ in text
         if kind.__name__ not in ("SessionStart", "Tick"):

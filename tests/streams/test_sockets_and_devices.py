@@ -1,5 +1,6 @@
 """Sockets on loopback, and simulated devices."""
 
+import socket
 import time
 from pathlib import Path
 
@@ -17,8 +18,12 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 @pytest.fixture
 def pair():
-    subscriber = Subscriber("tcp://127.0.0.1:56431", bind=True)
-    publisher = Publisher("tcp://127.0.0.1:56431")
+    with socket.socket() as probe:  # ZeroMQ lets go of a port only some time after closing
+        probe.bind(("127.0.0.1", 0))
+        endpoint = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    subscriber = Subscriber(endpoint, bind=True)
+    publisher = Publisher(endpoint)
+    publisher.endpoint = endpoint
     yield publisher, subscriber
     publisher.close()
     subscriber.close()
@@ -46,8 +51,9 @@ def test_a_burst_arrives_whole_and_in_order(pair):
 
 
 def test_a_port_in_use_is_named(pair):
-    with pytest.raises(InputError, match="56431 is in use"):
-        Subscriber("tcp://127.0.0.1:56431", bind=True)
+    endpoint = pair[0].endpoint
+    with pytest.raises(InputError, match=f"{endpoint} is in use"):
+        Subscriber(endpoint, bind=True)
 
 
 @pytest.mark.parametrize("endpoint", ["tcp://0.0.0.0:5590", "tcp://192.168.1.7:5590", "tcp://hospital:5590"])
@@ -107,7 +113,7 @@ def test_a_real_trackers_zero_pose_for_a_missing_sensor_is_never_a_valid_pose():
     path = next(iter(sorted((DATA / "streams_ndi_em_tracker_static").glob("*.csv"))), None)
     if path is None:
         pytest.skip("the NDI recording is not in ../shared/data")
-    rows = [line.split(",") for line in path.read_text().splitlines()]
+    rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
     numbers = []
     for row in rows:
         try:

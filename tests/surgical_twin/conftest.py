@@ -49,13 +49,13 @@ class Room:
     def run(self, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """Type a command and wait for it."""
         return subprocess.run(
-            self.command(*words), cwd=self.folder, capture_output=True, text=True, timeout=timeout, check=False
+            self.command(*words), cwd=self.folder, capture_output=True, encoding="utf-8", timeout=timeout, check=False
         )
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Type a command and go on."""
         return subprocess.Popen(
-            self.command(*words), cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            self.command(*words), cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
         )
 
 
@@ -102,4 +102,4 @@ def played(planned):
 
 @pytest.fixture(scope="session")
 def live_report(played):
-    return json.loads((played.folder / "live.json").read_text())
+    return json.loads((played.folder / "live.json").read_text(encoding="utf-8"))

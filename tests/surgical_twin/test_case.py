@@ -32,7 +32,7 @@ def test_a_missing_output_makes_a_step_run_again(case):
 
 
 def test_a_case_of_another_version_is_refused(case):
-    text = case.path(MANIFEST).read_text()
+    text = case.path(MANIFEST).read_text(encoding="utf-8")
     case.path(MANIFEST).write_text(text.replace("format = 1", "format = 99"))
     with pytest.raises(InputError, match="format 99"):
         Case.open(case.folder)

@@ -126,7 +126,7 @@ def test_a_truncated_recording_is_replayed_as_far_as_it_goes_and_said_to_be(play
 def test_a_recording_of_another_case_is_refused(played):
     other = played.folder / "other"
     shutil.copytree(played.folder / "case", other)
-    text = (other / "fiducials.csv").read_text().replace("skin_1,", "skin_9,")
+    text = (other / "fiducials.csv").read_text(encoding="utf-8").replace("skin_1,", "skin_9,")
     (other / "fiducials.csv").write_text(text)
     says(played.run("replay", "procedure.mcap", "--case", "other"), "hash")
 
@@ -215,7 +215,9 @@ def test_every_documented_command_and_option_exists():
     commands = get_command(app).commands
     found = 0
     for page in pages:
-        fenced = "\n".join(re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
+        fenced = "\n".join(
+            re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+        )
         for line in re.findall(r"^(?:\S*/)?surgical-twin (.+)$", fenced, re.MULTILINE):
             words = line.split("#")[0].replace("[", " ").replace("]", " ").replace("|", " ").split()
             assert words[0] in commands, f"{page.name}: {line}"

@@ -218,9 +218,16 @@ def test_says_what_is_missing():
     run = TRAINING[0]
     with pytest.raises(InputError, match="nodes and the mesh"):
         fit_field_decoder([run], POINTS[:-1], CELLS[:1])
-    few = replace(run, snapshot_time=run.snapshot_time[:12], pressure=run.pressure[:12], velocity=run.velocity[:12])
+    thin = slice(None, None, 4)
+    few = replace(run, snapshot_time=run.snapshot_time[thin], pressure=run.pressure[thin], velocity=run.velocity[thin])
     with pytest.raises(InputError, match="too few"):
         fit_field_decoder([few], POINTS, CELLS)
+    early = slice(0, 16)
+    short = replace(
+        run, snapshot_time=run.snapshot_time[early], pressure=run.pressure[early], velocity=run.velocity[early]
+    )
+    with pytest.raises(InputError, match="run it for longer"):
+        fit_field_decoder([short], POINTS, CELLS)
     still = replace(run, velocity=np.zeros_like(run.velocity))
     with pytest.raises(InputError, match="no field"):
         fit_field_decoder([still], POINTS, CELLS, settings=DecoderSettings())
