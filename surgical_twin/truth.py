@@ -44,6 +44,9 @@ SHAPE_CHANGE = 0.06
 
 SPIN_UP_BEATS = 12
 
+FINER = 2
+"""The truth may always have this many times the plan's tetrahedra."""
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -183,9 +186,14 @@ def make_truth(case: Case, axis: Axis, settings: TruthSettings, seed: int, say: 
     mesh_path, run_path = folder / "mesh.vtu", folder / f"run_{seed}.npz"
     coarse = read_lumen_mesh(case.require(MESH))
     level_set = sitk.ReadImage(str(case.require(LUMEN)))
-    mesh = mesh_lumen(
-        level_set, coarse.ports, edges_across=settings.edges_across, max_tetrahedra=settings.max_tetrahedra
-    )
+    allowed = max(settings.max_tetrahedra, FINER * len(coarse.tetrahedra))
+    mesh = mesh_lumen(level_set, coarse.ports, edges_across=settings.edges_across, max_tetrahedra=allowed)
+    if len(mesh.tetrahedra) <= len(coarse.tetrahedra):
+        raise InputError(
+            f"The truth's mesh ({len(mesh.tetrahedra)} tetrahedra) is no finer than the plan's "
+            f"({len(coarse.tetrahedra)}); "
+            "raise truth.edges_across in the procedure file."
+        )
     write_lumen_mesh(mesh, mesh_path)
     say(0.05)
     job = RunJob(
