@@ -54,7 +54,7 @@ class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The 3D runs the reduced model is trained on and held against."""
 
     beats: float = 1.4
-    """Length of each run in heart beats; the first fifth of a beat, where flow starts from rest, is not used."""
+    """Length of each run in heart beats; the first three quarters of a beat, which start from rest, are not used."""
 
 
 class PlanSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
