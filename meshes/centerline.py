@@ -33,11 +33,17 @@ COVERED_RADII = 1.6
 SPUR_RADII = 1.5
 """A branch must reach this many of its own radii beyond the wall of the vessel that it leaves, its cap not counted."""
 
-RESOLVED_VOXELS = 0.75
+RESOLVED_VOXELS = 0.9
 """A branch whose radius is less than this many voxels is not resolved by the image."""
 
 LEAST_RADIUS = 0.15
 """A branch thinner than this part of the widest radius would carry a third of a percent of its flow (Murray's law)."""
+
+FRAYED_RADII = 3.5
+"""A side branch this near to a vessel's end, and reaching no farther than this, in radii of that vessel: a frayed end.
+
+An aorta whose signal fades towards the coil's edge ends in tips over some one and a half diameters.
+"""
 
 MOST_PATHS = 400
 
@@ -240,6 +246,10 @@ def _paths(graph: _LumenGraph, max_ends: int) -> tuple[list[Indices], list[str]]
             f"{thin} branches are thinner than {RESOLVED_VOXELS:g} voxels or {LEAST_RADIUS:g} of the widest radius "
             f"and are left out."
         )
+    strands = _frayed(graph, paths)
+    if strands:
+        paths = [path for number, path in enumerate(paths) if number not in strands]
+        notes.append(f"{len(strands)} short strands at frayed ends of wider vessels are taken as part of those ends.")
     kept = _widest(graph, paths, max_ends)
     if len(kept) < len(paths):
         notes.append(
@@ -247,6 +257,37 @@ def _paths(graph: _LumenGraph, max_ends: int) -> tuple[list[Indices], list[str]]
             f"left out."
         )
     return kept, notes
+
+
+def _frayed(graph: _LumenGraph, paths: list[Indices]) -> set[int]:
+    """Numbers of the paths that are strands of another's frayed end.
+
+    Where contrast or signal fades, the segmentation of a wide vessel ends in several tips. None of them is a vessel:
+    they are short, and leave it at its very end, both measured in its radius before it thins out.
+    """
+    strands: set[int] = set()
+    for number, path in reversed(list(enumerate(paths))[1:]):
+        # One that carries another that is no strand is a vessel.
+        if any(path[0] != other[0] and other[0] in path for n, other in enumerate(paths[1:], 1) if n not in strands):
+            continue
+        for n, other in enumerate(paths):
+            place = np.flatnonzero(other == path[0])
+            if n == number or n in strands or len(place) == 0:
+                continue
+            away = np.linalg.norm(graph.positions[other] - graph.positions[path[0]], axis=1)
+            around = away <= 2.0 * FRAYED_RADII * float(graph.width[path[0]])
+            reach = FRAYED_RADII * float(graph.depth[other[around]].max())
+            if _reach(graph, path) >= reach:
+                continue
+            onward, back = other[int(place[0]) :], other[: int(place[0]) + 1][::-1]
+            if any(len(end) > 1 and _reach(graph, end) < reach for end in ([onward, back] if n == 0 else [onward])):
+                strands.add(number)
+    return strands
+
+
+def _reach(graph: _LumenGraph, path: Indices) -> float:
+    """How far from its first voxel a path gets [mm]."""
+    return float(np.linalg.norm(graph.positions[path] - graph.positions[path[0]], axis=1).max())
 
 
 def _widen(graph: _LumenGraph, path: Indices) -> None:

@@ -47,7 +47,7 @@ def signed_distance(level: Grid, mask: npt.NDArray[np.bool_]) -> sitk.Image:
         kept = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
         fine = np.where(inside & ~kept, np.abs(fine) + 1e-4, fine)
         grid = grid.like(fine)
-    return _redistance(grid).image()
+    return redistance(grid).image()
 
 
 def _padded(level: Grid, low: list[int], high: list[int]) -> Grid:
@@ -84,7 +84,7 @@ def wall_surface(level: Grid) -> pv.PolyData:
     return surface
 
 
-def _redistance(level: Grid) -> Grid:
+def redistance(level: Grid) -> Grid:
     """Signed distance to the zero of a level set: exact near it, to a fraction of a voxel farther away.
 
     The distance to the plane of the nearest of many samples of the wall, near the wall; farther away, where the

@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from meshes.centerline import Centerline, Indices
+from meshes.centerline import RESOLVED_VOXELS, Centerline, Indices
 from meshes.errors import InputError
 from meshes.grid import Array, Grid
 
@@ -19,8 +19,8 @@ SECTION_REACH = 3.0
 END_WIDTH = 0.7
 """A vessel is cut where its radius is at least this part of its usual one."""
 
-RESOLVED_VOXELS = 0.6
-"""An end thinner than this many voxels in radius gets no port: it stays closed."""
+STEEP_ENOUGH = 0.5
+"""A port's plane is looked for farther inward until the wall leans against its normal less than this (cosine)."""
 
 TANGENT_RADII = 1.0
 """The vessel's direction at an end is taken over this many radii."""
@@ -56,12 +56,12 @@ def find_ports(level_set: sitk.Image, centerline: Centerline) -> tuple[tuple[Por
         InputError: fewer than two ends have a section.
     """
     field = Grid.of(level_set)
+    resolved = RESOLVED_VOXELS * float(field.spacing.max())
     found = []
     for number, (branch, _) in enumerate(centerline.terminals()):
         ids = centerline.branches[branch].point_ids
-        ordered = _from_full_width(centerline, ids if number == 0 else ids[::-1])
-        if centerline.radius[ordered[0]] < RESOLVED_VOXELS * float(field.spacing.max()):
-            continue
+        ordered = _from_full_width(centerline, ids if number == 0 else ids[::-1], resolved)
+        ordered = _from_good_section(field, centerline, ordered)
         center, normal = _end(centerline, ordered)
         # Some lumen has to lie beyond the plane, or it would cut nothing off.
         while len(ordered) > 6 and field.sample(center + float(field.spacing.max()) * normal, outside=1.0)[0] > 0:
@@ -86,15 +86,49 @@ def find_ports(level_set: sitk.Image, centerline: Centerline) -> tuple[tuple[Por
     return tuple(ports), centerline.named(names)
 
 
-def _from_full_width(centerline: Centerline, ordered: Indices) -> Indices:
-    """Points from an end inward, without those where the vessel has already thinned out towards its end."""
+def _from_full_width(centerline: Centerline, ordered: Indices, resolved: float) -> Indices:
+    """Points from an end inward, without those where the vessel has already thinned out towards its end.
+
+    Where it is thinner than the image resolves it has ended, too.
+    """
     radius = centerline.radius[ordered]
     usual = float(np.median(radius))
-    full = np.flatnonzero(radius >= END_WIDTH * usual)
+    full = np.flatnonzero(radius >= min(max(END_WIDTH * usual, resolved), float(radius.max())))
     begin = int(full[0])
     if begin > 0:  # a step further in, so that the plane has something to cut off
         begin = min(begin + 2, len(ordered) - 4)
     return ordered[max(0, begin) :]
+
+
+def _from_good_section(field: Grid, centerline: Centerline, ordered: Indices) -> Indices:
+    """Points from an end inward, beginning where a plane across the vessel meets its wall steeply.
+
+    Where wall and plane meet in a wedge (beside a junction, at a tip), the tetrahedra in the wedge would be slivers.
+    """
+    slants = []
+    for begin in range(max(1, (2 * len(ordered)) // 3)):
+        center, normal = _end(centerline, ordered[begin:])
+        slants.append(_slant(field, center, normal, float(centerline.radius[ordered[begin]])))
+        if slants[-1] <= STEEP_ENOUGH:
+            break
+    return ordered[int(np.argmin(slants)) :]
+
+
+def _slant(field: Grid, center: Array, normal: Array, radius: float) -> float:
+    """How far a plane is from normal to the wall where they meet: cosine between their normals, the rim's 95 % worst;
+    1 where the section is not a closed one."""
+    first, second = plane_axes(normal)
+    angles = np.linspace(0.0, 2.0 * np.pi, 32, endpoint=False)
+    rays = np.cos(angles)[:, None] * first + np.sin(angles)[:, None] * second
+    steps = np.linspace(0.0, SECTION_REACH * radius, 48)
+    depth = field.sample((center + steps[:, None, None] * rays).reshape(-1, 3), outside=1.0).reshape(len(steps), -1)
+    outside = depth > 0
+    if outside[0].any() or not outside.any(axis=0).all():
+        return 1.0
+    rim = center + steps[outside.argmax(axis=0)][:, None] * rays
+    slope = field.gradient_at(rim, step=float(field.spacing.max()))
+    slope /= np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-9)
+    return float(np.quantile(np.abs(slope @ normal), 0.95))
 
 
 def _end(centerline: Centerline, ordered: Indices) -> tuple[Array, Array]:

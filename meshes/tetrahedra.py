@@ -9,7 +9,7 @@ ports are flat because their cut is exact.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mmgpy
 import numpy as np
@@ -22,6 +22,7 @@ from scipy.spatial import cKDTree
 from meshes.clipping import Index, boundary, clip, lattice, oriented, volumes
 from meshes.errors import InputError
 from meshes.grid import Array, Grid
+from meshes.manifold import without_pinches
 from meshes.ports import Port
 
 logger = logging.getLogger(__name__)
@@ -46,11 +47,17 @@ FLATNESS = 1e-4
 HAUSDORFF_SHARE = 0.12
 """The wall may be off by this part of the edges: image noise is not meshed."""
 
-FEWEST_ACROSS = 3.0
+FEWEST_ACROSS = 2.5
 """However few tetrahedra are allowed, a vessel keeps this many edges across: fewer would close it."""
 
+PORT_MOVES = (-0.5, -1.0, 0.5, -1.5, 1.0)
+"""Where else a port is tried, in voxels along its normal, when slivers stay beside it."""
+
 _GRADATION = 1.5
-_PASSES = 4
+_ATTEMPTS = 8
+"""Meshes tried with ports moved until no sliver is left."""
+
+_PASSES = 3
 """Attempts to bring a mesh below the number of tetrahedra allowed, and to a good quality."""
 
 
@@ -87,8 +94,53 @@ def mesh_lumen(
     """
     field = Grid.of(level_set)
     radius = _local_radius(field)
-    points, tetrahedra = _cut_wall(field)
-    points, tetrahedra, ports = _cut_ports(points, tetrahedra, ports, float(field.spacing.min()))
+    lumen = _cut_wall(field)
+    best, best_quality = None, -1.0
+    moved, moves = list(ports), [0] * len(ports)
+    for _ in range(_ATTEMPTS):
+        mesh, worst = _mesh_between(lumen, moved, radius, edge_length, edges_across, max_tetrahedra)
+        if mesh is not None and worst.quality > best_quality:
+            best, best_quality = mesh, worst.quality
+        if best_quality >= LEAST_QUALITY:
+            break
+        # A sliver that stays is mostly a wedge between the wall and a port's plane: cut there a little beside.
+        near = min(range(len(moved)), key=lambda n: float(np.linalg.norm(moved[n].center - worst.place)))
+        if moves[near] == len(PORT_MOVES):
+            break
+        step = PORT_MOVES[moves[near]] * float(field.spacing.max())
+        moves[near] += 1
+        logger.info("a sliver at %s stays; its cut is moved by %.2f mm", moved[near].name, step)
+        moved[near] = replace(ports[near], center=ports[near].center + step * ports[near].normal)
+    if best is None or best_quality < LEAST_QUALITY:
+        raise InputError(
+            f"No mesh without slivers was found (smallest scaled Jacobian {best_quality:.2g}); "
+            "change mesh.edges_across or max_tetrahedra, or correct the segmentation where it is rough."
+        )
+    if len(best.tetrahedra) > max_tetrahedra:
+        logger.warning(
+            "the lumen needs %d tetrahedra, more than the %d asked for", len(best.tetrahedra), max_tetrahedra
+        )
+    return best
+
+
+@dataclass(frozen=True)
+class _Worst:
+    """The worst tetrahedron of a mesh: its scaled Jacobian, and where it is."""
+
+    quality: float
+    place: Array
+
+
+def _mesh_between(
+    lumen: tuple[Array, Index],
+    wanted_ports: Sequence[Port],
+    radius: Grid,
+    edge_length: float | None,
+    edges_across: float,
+    max_tetrahedra: int,
+) -> tuple[LumenMesh | None, _Worst]:
+    """The best of some passes of Mmg over the lumen between the ports, and its worst tetrahedron."""
+    points, tetrahedra, ports = _cut_ports(*lumen, wanted_ports, float(radius.spacing.min()))
     widest = 2.0 * float(np.quantile(radius.sample(points), 0.95)) / edges_across
 
     def wanted(places: Array, coarser: float = 1.0) -> Array:
@@ -98,7 +150,7 @@ def mesh_lumen(
         size = np.maximum(diameter / edges_across, SMALLEST_EDGE_SHARE * widest) * coarser
         return np.minimum(size, np.maximum(diameter, 0.2 * diameter.max()) / FEWEST_ACROSS)
 
-    coarser, best, best_quality = 1.0, None, -1.0
+    coarser, best, worst = 1.0, None, _Worst(-1.0, ports[0].center)
     # A tetrahedron of edge h takes about h^3 / 8.5, and Mmg makes its edges somewhat shorter than asked.
     expected = 1.6 * float((8.5 * volumes(points, tetrahedra) / wanted(points)[tetrahedra].mean(axis=1) ** 3).sum())
     if expected > max_tetrahedra:
@@ -111,26 +163,21 @@ def mesh_lumen(
             logger.info("%s; trying again with shorter edges", error)
             coarser *= 0.8
             continue
-        quality = float(scaled_jacobians(mesh.points, mesh.tetrahedra).min())
+        qualities = scaled_jacobians(mesh.points, mesh.tetrahedra)
+        poorest = int(np.argmin(qualities))
+        quality = float(qualities[poorest])
         fits = len(mesh.tetrahedra) <= max_tetrahedra
-        if best is None or (fits, quality) > (len(best.tetrahedra) <= max_tetrahedra, best_quality):
-            best, best_quality = mesh, quality
-        if fits and quality >= GOOD_QUALITY:
+        shrunk = best is None or len(mesh.tetrahedra) < 0.9 * len(best.tetrahedra)
+        mended = best is None or quality > 1.3 * worst.quality
+        if best is None or (fits, quality) > (len(best.tetrahedra) <= max_tetrahedra, worst.quality):
+            best, worst = mesh, _Worst(quality, mesh.points[mesh.tetrahedra[poorest]].mean(axis=0))
+        if (fits and quality >= GOOD_QUALITY) or not (shrunk or mended):
             break
         if not fits:
             coarser *= (1.1 * len(mesh.tetrahedra) / max_tetrahedra) ** (1 / 3)
         # The next pass starts from this one's mesh: its bad elements, few by now, are what is left to mend.
         points, tetrahedra = mesh.points, mesh.tetrahedra
-    if best is None or best_quality < LEAST_QUALITY:
-        raise InputError(
-            f"No mesh without slivers was found (smallest scaled Jacobian {best_quality:.2g}); "
-            "change mesh.edges_across or max_tetrahedra, or correct the segmentation where it is rough."
-        )
-    if len(best.tetrahedra) > max_tetrahedra:
-        logger.warning(
-            "the lumen needs %d tetrahedra, more than the %d asked for", len(best.tetrahedra), max_tetrahedra
-        )
-    return best
+    return best, worst
 
 
 def scaled_jacobians(points: Array, tetrahedra: Index) -> Array:
@@ -213,6 +260,8 @@ def _cut_ports(
         height[snapped] = 0.0
         points, tetrahedra, _ = clip(points, tetrahedra, np.where(mine, height, -1.0))
         points, tetrahedra = _compact(points, tetrahedra[_part_of(points, tetrahedra, inner)])
+    tetrahedra = without_pinches(tetrahedra)
+    points, tetrahedra = _compact(points, tetrahedra[_part_of(points, tetrahedra, inner)])
     kept = []
     for port in ports:
         away = np.abs((points - port.center) @ port.normal)
