@@ -35,6 +35,9 @@ SNAP = 0.25
 LEAST_QUALITY = 0.02
 """Smallest scaled Jacobian that a solver can live with."""
 
+FAIR_QUALITY = 0.05
+"""Smallest scaled Jacobian for which no other cuts of the ports are tried."""
+
 GOOD_QUALITY = 0.1
 """Smallest scaled Jacobian that is not worth another pass."""
 
@@ -47,7 +50,7 @@ FLATNESS = 1e-4
 HAUSDORFF_SHARE = 0.12
 """The wall may be off by this part of the edges: image noise is not meshed."""
 
-FEWEST_ACROSS = 2.5
+FEWEST_ACROSS = 3.0
 """However few tetrahedra are allowed, a vessel keeps this many edges across: fewer would close it."""
 
 PORT_MOVES = (-0.5, -1.0, 0.5, -1.5, 1.0)
@@ -101,7 +104,7 @@ def mesh_lumen(
         mesh, worst = _mesh_between(lumen, moved, radius, edge_length, edges_across, max_tetrahedra)
         if mesh is not None and worst.quality > best_quality:
             best, best_quality = mesh, worst.quality
-        if best_quality >= LEAST_QUALITY:
+        if best_quality >= FAIR_QUALITY:
             break
         # A sliver that stays is mostly a wedge between the wall and a port's plane: cut there a little beside.
         near = min(range(len(moved)), key=lambda n: float(np.linalg.norm(moved[n].center - worst.place)))
