@@ -38,14 +38,45 @@ def trim_to_centerline(level_set: sitk.Image, centerline: Centerline) -> sitk.Im
     kept = np.maximum(values.ravel()[band], core.astype(np.float32))
     result = np.maximum(opened, values)
     result.ravel()[band] = np.minimum(result.ravel()[band], kept)
-    thin = np.flatnonzero(centerline.radius < ball)
+    thin = _dense_points_below(centerline, ball)
     if len(thin):
-        distance = cKDTree(centerline.points[thin]).query(positions)[0]
+        distance = cKDTree(thin).query(positions)[0]
         result.ravel()[band] = np.minimum(result.ravel()[band], (distance - ball).astype(np.float32))
     # What is outside within the vessel, and not connected with the outside around it, is noise.
     hollow = ndimage.binary_fill_holes(result < 0) & (result >= 0)
     result[hollow] = -np.maximum(result[hollow], np.float32(0.1 * voxel))
     return field.like(result).image()
+
+
+def unresolved_narrowing(level_set: sitk.Image, centerline: Centerline) -> float | None:
+    """The smallest radius [mm] of a narrowing that ``trim_to_centerline`` widens; None where it widens none.
+
+    A vessel that only gets thinner towards its end is no narrowing: behind one the lumen is wide enough again.
+    """
+    ball = RESOLVED_VOXELS * float(Grid.of(level_set).spacing.max())
+    terminal = {branch for branch, _ in centerline.terminals()[1:]}
+    smallest = np.inf
+    for branch in centerline.branches:
+        radius = centerline.radius[branch.point_ids]
+        wide = np.flatnonzero(radius >= ball)
+        last = int(wide[-1]) if branch.index in terminal and len(wide) else len(radius) - 1
+        first = int(wide[0]) if branch.parent is None and len(wide) else 0
+        if (branch.index in terminal or branch.parent is None) and not len(wide):
+            continue
+        smallest = min(smallest, float(radius[first : last + 1].min()))
+    return smallest if smallest < ball else None
+
+
+def _dense_points_below(centerline: Centerline, radius: float) -> Array:
+    """(n, 3) places along the centerline where its radius is below ``radius``, near enough for balls to make a tube."""
+    places = []
+    for branch in centerline.branches:
+        ids = branch.point_ids
+        fine = np.linspace(0.0, len(ids) - 1.0, 5 * (len(ids) - 1) + 1)
+        at = np.arange(len(ids))
+        line = np.column_stack([np.interp(fine, at, centerline.points[ids, axis]) for axis in range(3)])
+        places.append(line[np.interp(fine, at, centerline.radius[ids]) < radius])
+    return np.concatenate(places)
 
 
 def _beyond(positions: Array, centerline: Centerline, reach: Array) -> Array:

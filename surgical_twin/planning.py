@@ -26,7 +26,7 @@ from meshes.ports import find_ports
 from meshes.quality import mesh_quality
 from meshes.segmentation import Lumen, lumen_from_labels, segment_lumen
 from meshes.tetrahedra import LumenMesh, mesh_lumen
-from meshes.trimming import trim_to_centerline
+from meshes.trimming import trim_to_centerline, unresolved_narrowing
 from surgical_twin.axis import Axis, main_axis, path_axis
 from surgical_twin.case import (
     ANATOMY,
@@ -185,6 +185,7 @@ def _mesh(case: Case, request: PlanRequest, say: Say) -> None:
     level_set = sitk.ReadImage(str(case.require(LEVEL_SET)))
     centerline = extract_centerline(level_set, inlet_near=plan_settings.ports.inlet_near)
     say(0.2)
+    narrowing = unresolved_narrowing(level_set, centerline)
     trimmed = trim_to_centerline(level_set, centerline)
     ports, centerline = find_ports(trimmed, centerline)
     mesh = mesh_lumen(
@@ -223,8 +224,14 @@ def _mesh(case: Case, request: PlanRequest, say: Say) -> None:
         outputs=[LUMEN, CENTERLINE, MESH, AXIS],
         settings=settings,
         figures=figures,
-        notes=centerline.notes,
+        notes=(*centerline.notes, *([] if narrowing is None else [_NARROWING_NOTE.format(narrowing)])),
     )
+
+
+_NARROWING_NOTE = (
+    "A kept vessel is narrower (radius {:.2f} mm) than the image resolves; it is meshed as wide as the image resolves, "
+    "so a stenosis there is underestimated."
+)
 
 
 def _anatomy(case: Case, request: PlanRequest, say: Say) -> None:

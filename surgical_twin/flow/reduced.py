@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -299,13 +298,13 @@ class ReducedModel:
         }
         arrays |= {name: getattr(self.ports, name) for name in _PORT_ARRAYS}
         arrays |= {name: getattr(self, name) for name in _ERROR_ARRAYS}
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".npz")
+        temporary = path.with_name(f".{os.getpid()}.{path.name}")
         try:
-            with os.fdopen(handle, "wb") as stream:
+            with temporary.open("wb") as stream:
                 np.savez_compressed(stream, **arrays)
-            os.replace(temporary, path)
+            temporary.replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
 
     @classmethod
