@@ -11,7 +11,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import mmgpy
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
@@ -24,6 +23,7 @@ from meshes.errors import InputError
 from meshes.grid import Array, Grid
 from meshes.manifold import without_pinches
 from meshes.ports import Port
+from meshes.remeshing import remesh
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,9 @@ PORT_MOVES = (-0.5, -1.0, 0.5, -1.5, 1.0)
 _GRADATION = 1.5
 _ATTEMPTS = 8
 """Meshes tried with ports moved until no sliver is left."""
+
+_FAIR_ATTEMPTS = 1
+"""So often a usable mesh is not enough, and a fair one is tried for."""
 
 _PASSES = 3
 """Attempts to bring a mesh below the number of tetrahedra allowed, and to a good quality."""
@@ -100,11 +103,11 @@ def mesh_lumen(
     lumen = _cut_wall(field)
     best, best_quality = None, -1.0
     moved, moves = list(ports), [0] * len(ports)
-    for _ in range(_ATTEMPTS):
+    for attempt in range(_ATTEMPTS):
         mesh, worst = _mesh_between(lumen, moved, radius, edge_length, edges_across, max_tetrahedra)
         if mesh is not None and worst.quality > best_quality:
             best, best_quality = mesh, worst.quality
-        if best_quality >= FAIR_QUALITY:
+        if best_quality >= (FAIR_QUALITY if attempt < _FAIR_ATTEMPTS else LEAST_QUALITY):
             break
         # A sliver that stays is mostly a wedge between the wall and a port's plane: cut there a little beside.
         near = min(range(len(moved)), key=lambda n: float(np.linalg.norm(moved[n].center - worst.place)))
@@ -318,31 +321,26 @@ def _adapted(points: Array, tetrahedra: Index, size: Array, ports: Sequence[Port
     """The mesh with edges of the sizes given at its nodes (mm), tagged."""
     triangles = boundary(tetrahedra)
     tags = _tags(points, triangles, ports)
-    mesh = mmgpy.MmgMesh3D()
-    mesh.set_mesh_size(vertices=len(points), tetrahedra=len(tetrahedra), triangles=len(triangles))
-    mesh.set_vertices(points)
-    mesh.set_tetrahedra(tetrahedra.astype(np.int32))
-    # Mmg keeps the line between two references as a ridge: the ports' rims.
-    mesh.set_triangles(triangles.astype(np.int32), (tags + 1).astype(np.int64))
-    mesh.set_field("metric", size.reshape(-1, 1))
     low, high = float(size.min()), float(size.max())
-    mesh.remesh(
+    # Mmg keeps the line between two references as a ridge: the ports' rims.
+    all_points, new, marked, references = remesh(
+        points,
+        tetrahedra,
+        triangles,
+        tags.astype(np.int64) + 1,
+        size,
         hmin=0.7 * low,
         hmax=1.3 * high,
         hausd=HAUSDORFF_SHARE * float(np.median(size)),
         hgrad=_GRADATION,
-        angle=0,
-        verbose=-1,
     )
-    new_points, new = np.asarray(mesh.get_vertices(), dtype=float), np.asarray(mesh.get_tetrahedra(), dtype=np.int64)
-    marked, references = mesh.get_triangles_with_refs()
     used, renumbered = np.unique(new, return_inverse=True)
-    new_points, new = new_points[used], renumbered.reshape(-1, 4).astype(np.int64)
-    place = np.full(len(np.asarray(mesh.get_vertices())), -1)
+    new_points, new = all_points[used], renumbered.reshape(-1, 4).astype(np.int64)
+    place = np.full(len(all_points), -1)
     place[used] = np.arange(len(used))
     tag_of = {
         tuple(sorted(corners)): int(reference) - 1
-        for corners, reference in zip(place[np.asarray(marked, dtype=np.int64)].tolist(), references, strict=True)
+        for corners, reference in zip(place[marked].tolist(), references, strict=True)
     }
     outer = boundary(oriented(new_points, new))
     new_tags = np.array([tag_of.get(tuple(sorted(corners)), WALL_TAG) for corners in outer.tolist()], dtype=np.int32)
