@@ -138,10 +138,11 @@ def meshed(level_set):
     return mesh.ports, mesh
 
 
-def test_a_real_circle_of_willis_is_meshed():
+def test_a_real_circle_of_willis_gets_a_centerline_and_ports():
     """Thin branches, a loop through the anterior communicating artery, both carotids."""
     found = segment_lumen(real("niivue_mra", "chris_MRA.nii.gz"))
-    ports, _ = meshed(found.level_set)
+    centerline = extract_centerline(found.level_set)
+    ports, _ = find_ports(trim_to_centerline(found.level_set, centerline), centerline)
     assert len(ports) >= 5
     # The internal carotid arteries are 4 to 5 mm wide.
     assert 1.8 < ports[0].radius < 2.7
