@@ -33,7 +33,8 @@ class Grid:
     def of(cls, image: sitk.Image, dtype: npt.DTypeLike = np.float32) -> Grid:
         """Copy a three-dimensional scalar image."""
         return cls(
-            np.ascontiguousarray(sitk.GetArrayViewFromImage(image), dtype=dtype),
+            # A true copy, whatever the type: a view would outlive the image's memory.
+            np.array(sitk.GetArrayViewFromImage(image), dtype=dtype, order="C"),
             np.array(image.GetOrigin(), dtype=float),
             np.array(image.GetSpacing(), dtype=float),
             np.array(image.GetDirection(), dtype=float).reshape(3, 3),

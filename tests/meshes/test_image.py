@@ -5,6 +5,7 @@ import pytest
 import SimpleITK as sitk
 
 from meshes.errors import InputError
+from meshes.grid import Grid
 from meshes.image import read_image
 
 
@@ -80,3 +81,14 @@ def test_what_is_no_volume_is_named(tmp_path):
     values[2, 2, 2] = np.nan
     sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / "nan.nrrd"))
     refuses(tmp_path / "nan.nrrd", "1 voxels that are not finite")
+
+
+def test_a_grid_keeps_its_values_when_the_image_is_gone():
+    image = sitk.GetImageFromArray(np.full((64, 64, 64), 7.0, dtype=np.float32))
+    grid = Grid.of(image)
+    image += 1.0
+    del image
+    other = [sitk.GetImageFromArray(np.zeros((64, 64, 64), dtype=np.float32)) for _ in range(4)]
+    assert len(other) == 4
+    assert (grid.values == 7.0).all()
+    assert grid.values.flags.owndata
