@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from meshes.clipping import volumes
-from meshes.tetrahedra import LumenMesh, scaled_jacobians
+from meshes.mending import scaled_jacobians
+from meshes.tetrahedra import LumenMesh
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,8 @@
 
 A lattice of tetrahedra on the voxels is cut along the zero of the signed distance and along the ports' planes
 (``clipping``); what lies between the ports is then remeshed by Mmg (Dapogny, Dobrzynski & Frey, J. Comput. Phys. 262
-(2014)
-358-378) with edges that follow the local radius. No surface is repaired anywhere, because none is made by hand, and the
-ports are flat because their cut is exact.
+(2014) 358-378) with edges that follow the local radius, and its last bad elements are mended (``mending``). No surface
+is repaired anywhere, because none is made by hand, and the ports are flat because their cut is exact.
 """
 
 import logging
@@ -22,6 +21,7 @@ from meshes.clipping import Index, boundary, clip, lattice, oriented, volumes
 from meshes.errors import InputError
 from meshes.grid import Array, Grid
 from meshes.manifold import without_pinches
+from meshes.mending import relaxed, scaled_jacobians, without_wedges
 from meshes.ports import Port
 from meshes.remeshing import remesh
 
@@ -32,14 +32,17 @@ WALL_TAG = 0
 SNAP = 0.25
 """Nodes nearer to a cut than this part of the lattice's step are moved onto it, so that no sliver is born."""
 
-LEAST_QUALITY = 0.02
+LEAST_QUALITY = 0.05
 """Smallest scaled Jacobian that a solver can live with."""
-
-FAIR_QUALITY = 0.05
-"""Smallest scaled Jacobian for which no other cuts of the ports are tried."""
 
 GOOD_QUALITY = 0.1
 """Smallest scaled Jacobian that is not worth another pass."""
+
+WEDGE_QUALITY = 0.1
+"""A tetrahedron with two faces on the boundary and of a shape worse than this is taken off."""
+
+MENDED_SHAPE = 0.3
+"""Scaled Jacobian, and sine of the worst dihedral angle (17 degrees), that nodes are moved for."""
 
 SMALLEST_EDGE_SHARE = 0.35
 """Edges are at least this part of the widest edge allowed: thin branches are not resolved at any price."""
@@ -57,11 +60,8 @@ PORT_MOVES = (-0.5, -1.0, 0.5, -1.5, 1.0)
 """Where else a port is tried, in voxels along its normal, when slivers stay beside it."""
 
 _GRADATION = 1.5
-_ATTEMPTS = 8
+_ATTEMPTS = 4
 """Meshes tried with ports moved until no sliver is left."""
-
-_FAIR_ATTEMPTS = 1
-"""So often a usable mesh is not enough, and a fair one is tried for."""
 
 _PASSES = 3
 """Attempts to bring a mesh below the number of tetrahedra allowed, and to a good quality."""
@@ -103,11 +103,11 @@ def mesh_lumen(
     lumen = _cut_wall(field)
     best, best_quality = None, -1.0
     moved, moves = list(ports), [0] * len(ports)
-    for attempt in range(_ATTEMPTS):
+    for _ in range(_ATTEMPTS):
         mesh, worst = _mesh_between(lumen, moved, radius, edge_length, edges_across, max_tetrahedra)
         if mesh is not None and worst.quality > best_quality:
             best, best_quality = mesh, worst.quality
-        if best_quality >= (FAIR_QUALITY if attempt < _FAIR_ATTEMPTS else LEAST_QUALITY):
+        if best_quality >= LEAST_QUALITY:
             break
         # A sliver that stays is mostly a wedge between the wall and a port's plane: cut there a little beside.
         near = min(range(len(moved)), key=lambda n: float(np.linalg.norm(moved[n].center - worst.place)))
@@ -175,7 +175,9 @@ def _mesh_between(
         fits = len(mesh.tetrahedra) <= max_tetrahedra
         shrunk = best is None or len(mesh.tetrahedra) < 0.9 * len(best.tetrahedra)
         mended = best is None or quality > 1.3 * worst.quality
-        if best is None or (fits, quality) > (len(best.tetrahedra) <= max_tetrahedra, worst.quality):
+        if best is None or _rank(quality, len(mesh.tetrahedra), max_tetrahedra) > _rank(
+            worst.quality, len(best.tetrahedra), max_tetrahedra
+        ):
             best, worst = mesh, _Worst(quality, mesh.points[mesh.tetrahedra[poorest]].mean(axis=0))
         if (fits and quality >= GOOD_QUALITY) or not (shrunk or mended):
             break
@@ -186,24 +188,9 @@ def _mesh_between(
     return best, worst
 
 
-def scaled_jacobians(points: Array, tetrahedra: Index) -> Array:
-    """(m,) scaled Jacobian of each tetrahedron: 1 for a regular one, 0 for a flat one, negative if inverted.
-
-    The smallest over the corners of the Jacobian over the product of its three edges, times the square root of two
-    (Knupp 2000; the Verdict library).
-    """
-    corners = points[tetrahedra]
-    jacobian = 6.0 * volumes(points, tetrahedra)
-    edges = np.linalg.norm(corners[:, [1, 2, 3, 2, 3, 3]] - corners[:, [0, 0, 0, 1, 1, 2]], axis=2)
-    largest = np.stack(
-        [
-            edges[:, 0] * edges[:, 1] * edges[:, 2],
-            edges[:, 0] * edges[:, 3] * edges[:, 4],
-            edges[:, 1] * edges[:, 3] * edges[:, 5],
-            edges[:, 2] * edges[:, 4] * edges[:, 5],
-        ]
-    ).max(axis=0)
-    return np.asarray(np.sqrt(2.0) * jacobian / largest)
+def _rank(quality: float, count: int, most: int) -> tuple[bool, float, float]:
+    """Of two meshes the better has the greater rank: good shapes first, then few tetrahedra, then better shapes."""
+    return quality >= GOOD_QUALITY, -float(max(count, most)), quality
 
 
 def _local_radius(field: Grid) -> Grid:
@@ -334,20 +321,26 @@ def _adapted(points: Array, tetrahedra: Index, size: Array, ports: Sequence[Port
         hausd=HAUSDORFF_SHARE * float(np.median(size)),
         hgrad=_GRADATION,
     )
-    used, renumbered = np.unique(new, return_inverse=True)
-    new_points, new = all_points[used], renumbered.reshape(-1, 4).astype(np.int64)
+    new = without_wedges(all_points, oriented(all_points, new), WEDGE_QUALITY)
+    new_points, new = _compact(all_points, new)
     place = np.full(len(all_points), -1)
-    place[used] = np.arange(len(used))
+    place[np.unique(new)] = np.arange(len(new_points))
     tag_of = {
         tuple(sorted(corners)): int(reference) - 1
         for corners, reference in zip(place[marked].tolist(), references, strict=True)
     }
-    outer = boundary(oriented(new_points, new))
+    outer = boundary(new)
     new_tags = np.array([tag_of.get(tuple(sorted(corners)), WALL_TAG) for corners in outer.tolist()], dtype=np.int32)
     for port in ports:
+        # Where a flat tetrahedron lay in the port's plane and was taken off, the face below it is the port's.
         nodes = np.unique(outer[new_tags == port.tag])
-        new_points[nodes] -= ((new_points[nodes] - port.center) @ port.normal)[:, None] * port.normal
-    return LumenMesh(new_points, oriented(new_points, new), outer, new_tags, tuple(ports))
+        corners = new_points[outer]
+        upright = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]) @ port.normal
+        new_tags[np.isin(outer, nodes).all(axis=1) & (new_tags == WALL_TAG) & (upright > 0)] = port.tag
+    at_ports = [(port.normal, np.unique(outer[new_tags == port.tag])) for port in ports]
+    for port, (normal, nodes) in zip(ports, at_ports, strict=True):
+        new_points[nodes] -= ((new_points[nodes] - port.center) @ normal)[:, None] * normal
+    return LumenMesh(relaxed(new_points, new, at_ports, MENDED_SHAPE), new, outer, new_tags, tuple(ports))
 
 
 def _tags(points: Array, triangles: Index, ports: Sequence[Port]) -> npt.NDArray[np.int32]:

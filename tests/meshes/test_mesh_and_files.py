@@ -11,9 +11,10 @@ from meshes.clipping import boundary, clip, lattice, oriented, volumes
 from meshes.errors import InputError
 from meshes.files import read_centerline, read_lumen_mesh, write_centerline, write_lumen_mesh
 from meshes.grid import Grid
+from meshes.mending import scaled_jacobians
 from meshes.ports import find_ports
 from meshes.quality import mesh_quality
-from meshes.tetrahedra import mesh_lumen, scaled_jacobians
+from meshes.tetrahedra import mesh_lumen
 from meshes.trimming import trim_to_centerline
 
 
