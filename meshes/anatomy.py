@@ -75,9 +75,8 @@ def body_mask(grid: Grid) -> npt.NDArray[np.bool_]:
 def skin_points(image: sitk.Image, *, count: int = 6) -> dict[str, Array]:
     """Well-spread points of the body's surface that could be touched: name -> (3,) mm, LPS.
 
-    The farthest points from one another, one after the other. Where the image shows no skin (the body fills it),
-    points of
-    the outermost surface that it shows.
+    The farthest points from one another, one after the other. Where the image shows no skin (the body fills it), points
+    of the outermost surface that it shows.
     """
     coarse = _coarse(image)
     body = body_mask(coarse)

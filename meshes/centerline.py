@@ -1,13 +1,11 @@
 """The centerline of a vessel tree, from the signed distance to its wall.
 
-A path through the tree is the cheapest way between two of its ends when a step costs its length over the
-square of the distance to the wall: it keeps to the middle. Ends are the voxels farthest from the tree found so
-far, measured along the lumen, one after the other (the idea of TEASAR: Sato et al., Pacific Graphics 2000). What a path
-explains, within some of its inscribed radii, is not looked at again; a branch has to stick out of the vessel it
-leaves by
-more than its own width. So the rules have no length in mm. Paths are then smoothed and their points moved to the
-ridge of
-the distance, between voxels.
+A path through the tree is the cheapest way between two of its ends when a step costs its length over the square of the
+distance to the wall: it keeps to the middle. Ends are the voxels farthest from the tree found so far, measured along
+the lumen, one after the other (the idea of TEASAR: Sato et al., Pacific Graphics 2000). What a path explains, within
+some of its inscribed radii, is not looked at again; a branch has to stick out of the vessel it leaves by more than its
+own width. So the rules have no length in mm. Paths are then smoothed and their points moved to the ridge of the
+distance, between voxels.
 
 A tree with loops (a circle of Willis) is opened where the paths meet; the mesh keeps the loop.
 """
@@ -294,8 +292,7 @@ def _widen(graph: _LumenGraph, path: Indices) -> None:
     """Let the width of a path's wide places reach along it: it falls by ``WIDTH_DECAY`` per mm only.
 
     At the end of a vessel, whether a flat cap or one that dissolves into noise, the depth drops at once, and what
-    sticks
-    out there is no branch.
+    sticks out there is no branch.
     """
     steps = np.linalg.norm(np.diff(graph.positions[path], axis=0), axis=1)
     arc = np.concatenate([[0.0], np.cumsum(steps)]) * WIDTH_DECAY

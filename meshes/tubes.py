@@ -30,8 +30,7 @@ class SegmentationSettings:
     """Blood may fade to this share of its usual contrast (at the edge of an MR coil) and still be followed."""
     least_vessel_score: float = 4.0
     """Structures that are less of a vessel tree are none: a tube scores about its length over its radius, a lump of
-    bone 2,
-    the body 0.05."""
+    bone 2, the body 0.05."""
     seed_reach: float = 2.0
     """A seed may miss the lumen by this much."""
 
@@ -65,9 +64,8 @@ class TubeResponses:
 def tube_responses(image: sitk.Image, settings: SegmentationSettings) -> TubeResponses:
     """The objectness of Antiga (Insight Journal 2007) for bright tubes, over a range of widths.
 
-    The second derivative of a blurred tube falls with the square of the width, so responses are multiplied by it;
-    then an
-    ideal tube answers at its own width with a fixed part, about a third, of its contrast.
+    The second derivative of a blurred tube falls with the square of the width, so responses are multiplied by it; then
+    an ideal tube answers at its own width with a fixed part, about a third, of its contrast.
     """
     floating = sitk.Cast(image, sitk.sitkFloat32)
     # Air and metal make the strongest edges of all; blood is not among the extremes.

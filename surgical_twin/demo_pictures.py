@@ -96,9 +96,8 @@ def _overlays(
 ) -> None:
     """Photograph the phantom, and lay the twin's drawing over it.
 
-    The camera's pose is known to the tracker. The photograph is taken where the camera truly is; the drawing goes
-    where the
-    registration puts it, so that its error shows.
+    The camera's pose is known to the tracker. The photograph is taken where the camera truly is; the drawing goes where
+    the registration puts it, so that its error shows.
     """
     lumen = read_surface(case.require(SURFACE))
     center = np.array(lumen.center)

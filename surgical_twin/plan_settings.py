@@ -67,8 +67,7 @@ class PlanSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     training: TrainingPlan = TrainingPlan()
     fiducials: str | None = None
     """A CSV file (name, x, y, z [mm, LPS]) of the points to touch for registration, relative to ``plan.toml``;
-    well-spread
-    points of the skin are proposed where it is not given."""
+    well-spread points of the skin are proposed where it is not given."""
 
 
 def read_plan(path: Path | None) -> PlanSettings:

@@ -36,12 +36,10 @@ class SessionSettings:
     at the tip does not."""
     model_correlation_s: float = 1.6
     """How long a model error stays the same: about two beats. It repeats with every beat, yet differs with the state
-    and the
-    place that it is made in, so it neither averages out within a beat nor stays for good."""
+    and the place that it is made in, so it neither averages out within a beat nor stays for good."""
     drop_uncertainty: float = 0.15
-    """Relative uncertainty of the pressure drop inside the lumen that no 3D run of this geometry shows: a wall known
-    to 3 %
-    of the radius changes a drop that goes with r^-4 by 12 %, and blood's viscosity is known to some 10 %."""
+    """Relative uncertainty of the pressure drop inside the lumen that no 3D run of this geometry shows: a wall known to
+    3 % of the radius changes a drop that goes with r^-4 by 12 %, and blood's viscosity is known to some 10 %."""
     shape_uncertainty: float = 0.05
     """How far the patient's inflow may be from the planned shape, as a share of the mean flow."""
     assimilate: bool = True
@@ -131,9 +129,8 @@ class SessionModel:
 
     @cached_property
     def shape_error_mmhg(self) -> float:
-        """Pressure that an inflow of another shape would cause: its share of the mean flow, as a second harmonic,
-        times the
-        impedance of all Windkessels together."""
+        """Pressure that an inflow of another shape would cause: its share of the mean flow, as a second harmonic, times
+        the impedance of all Windkessels together."""
         planned = self.filter.planned
         omega = 2.0 * 2.0 * np.pi / self.waveform.period
         distal = planned.distal_resistance / (1.0 + 1j * omega * planned.distal_resistance * planned.compliance)
@@ -175,8 +172,7 @@ def flow_error(
     reduced: ReducedModel, mean_flow: float, windkessels: Mapping[str, Windkessel], settings: SessionSettings
 ) -> Array:
     """(ports,) m^3/s: error of the reduced model against held-out runs, and that of the inflow's shape, which the
-    outlets
-    share as they share the mean flow."""
+    outlets share as they share the mean flow."""
     conductance = np.array([1.0 / windkessels[name].distal_resistance for name in reduced.ports.outlets])
     share = np.concatenate([[1.0], conductance / conductance.sum()])
     total: Array = np.hypot(

@@ -191,8 +191,7 @@ def make_truth(case: Case, axis: Axis, settings: TruthSettings, seed: int, say: 
     if len(mesh.tetrahedra) <= len(coarse.tetrahedra):
         raise InputError(
             f"The truth's mesh ({len(mesh.tetrahedra)} tetrahedra) is no finer than the plan's "
-            f"({len(coarse.tetrahedra)}); "
-            "raise truth.edges_across in the procedure file."
+            f"({len(coarse.tetrahedra)}); raise truth.edges_across in the procedure file."
         )
     write_lumen_mesh(mesh, mesh_path)
     say(0.05)

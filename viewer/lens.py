@@ -1,12 +1,11 @@
 """Rendering through a real camera: VTK draws what an ideal lens sees, a lookup bends it as the real lens
 does.
 
-Two steps, because VTK's cameras know no distortion. (1) An ideal pinhole with the calibrated focal lengths
-and
-principal point, given to VTK as an explicit projection matrix: a view angle and a window center alone cannot
-express fx != fy and half-pixel shifts exactly. Its image is made large enough that the bent one finds every
-pixel it needs. (2) For every pixel of the real image, the inverse of the lens distortion says where in the
-ideal image to look; OpenCV interpolates there.
+Two steps, because VTK's cameras know no distortion. (1) An ideal pinhole with the calibrated focal lengths and
+principal point, given to VTK as an explicit projection matrix: a view angle and a window center alone cannot express fx
+!= fy and half-pixel shifts exactly. Its image is made large enough that the bent one finds every pixel it needs. (2)
+For every pixel of the real image, the inverse of the lens distortion says where in the ideal image to look; OpenCV
+interpolates there.
 """
 
 from __future__ import annotations

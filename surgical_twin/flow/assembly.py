@@ -88,10 +88,9 @@ class TransportAssembler:
         """(nnz,) 1/2 [(c.grad u, v) - (c.grad v, u)] + 1/2 <max(c.n, 0) u, v> on the outlets.
 
         The skew-symmetric form does no work whatever c is. Integrating it by parts leaves 1/2 <c.n u, v> on the
-        outlets,
-        which feeds energy in where c.n < 0: that part is removed (backflow stabilization with beta = 1; Bertoglio et
-        al.,
-        Int. J. Numer. Meth. Biomed. Engng. 34 (2018) e2918), so that the scheme is energy stable for any backflow.
+        outlets, which feeds energy in where c.n < 0: that part is removed (backflow stabilization with beta = 1;
+        Bertoglio et al., Int. J. Numer. Meth. Biomed. Engng. 34 (2018) e2918), so that the scheme is energy stable for
+        any backflow.
         """
         domain = self.domain
         corners = velocity[domain.tetrahedra]

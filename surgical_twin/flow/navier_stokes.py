@@ -7,12 +7,11 @@
 Linear elements for velocity and pressure, BDF2 in time, one step being
 
 1.  momentum with convection linearized by the extrapolated velocity c = 2 u^n - u^(n-1) and treated implicitly, in
-    skew-symmetric form with backflow stabilization (`assembly`), and the old pressure's gradient. All three
-    components share one scalar matrix. Convection is stabilized along streamlines by orthogonal subscales,
-    tau (c.grad u - pi(c.grad u), c.grad v), pi being the lumped L2 projection of the extrapolated velocity's
-    convection (Codina, Comput. Methods Appl. Mech. Engrg. 191 (2002) 4295-4321): consistent to second order, where
-    plain
-    streamline diffusion is of first;
+    skew-symmetric form with backflow stabilization (`assembly`), and the old pressure's gradient. All three components
+    share one scalar matrix. Convection is stabilized along streamlines by orthogonal subscales, tau (c.grad u -
+    pi(c.grad u), c.grad v), pi being the lumped L2 projection of the extrapolated velocity's convection (Codina,
+    Comput. Methods Appl. Mech. Engrg. 191 (2002) 4295-4321): consistent to second order, where plain streamline
+    diffusion is of first;
 2.  incremental pressure correction (van Kan 1986; Guermond, Minev & Shen 2006) with orthogonal subscales for
     the pressure, whose parameter is set to the projection's own alpha = dt / (a0 rho), a0 = 3/2 (Codina, J. Comput.
     Phys. 170 (2001) 112-140):   2 alpha K p^(n+1) = alpha (K p^n + B' pi(grad p^n)) + (u*, grad q) - <u_in.n, q>,
@@ -219,9 +218,8 @@ class NavierStokes:
         """Viscosity per cell (e,), and for shear-thinning blood the load (n, 3) of its transposed gradient.
 
         div(2 mu D(u)) = div(mu grad u) + grad(u)' grad(mu): with a viscosity that varies, the second part does not
-        vanish. It
-        is taken from the extrapolated velocity, as ((mu - mu_inf) grad(u)', grad v), so that outlets keep the condition
-        mu_inf du/dn = 0 of a Newtonian fluid.
+        vanish. It is taken from the extrapolated velocity, as ((mu - mu_inf) grad(u)', grad v), so that outlets keep
+        the condition mu_inf du/dn = 0 of a Newtonian fluid.
         """
         if isinstance(self.rheology, Newtonian):
             return np.full(len(self.domain.tetrahedra), self.rheology.viscosity), None

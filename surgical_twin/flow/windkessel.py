@@ -68,8 +68,7 @@ def tune_windkessels(
     """Windkessels that give the wanted mean and pulse pressure at the outlets.
 
     Flow is split by Murray's law, in proportion to r^3, and compliance with it, so that all outlets have the same
-    pressure;
-    the tree's own pressure drop is left out.
+    pressure; the tree's own pressure drop is left out.
 
     Args:
         waveform: inflow.
