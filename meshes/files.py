@@ -11,6 +11,7 @@ import pyvista as pv
 from meshes.centerline import Branch, Centerline
 from meshes.errors import InputError
 from meshes.ports import Port
+from meshes.sections import Sections
 from meshes.tetrahedra import LumenMesh
 
 _TETRAHEDRON = 10
@@ -54,13 +55,21 @@ def read_lumen_mesh(path: Path) -> LumenMesh:
         raise InputError(f"{path} is no lumen mesh with tags and ports ({error}); plan the case again.") from error
 
 
-def write_centerline(centerline: Centerline, path: Path) -> None:
-    """Write a centerline as VTP: a polyline per branch, with Radius, BranchId and ArcLength at its points."""
+def write_centerline(centerline: Centerline, path: Path, sections: Sections | None = None) -> None:
+    """Write a centerline as VTP: a polyline per branch, with Radius, BranchId and ArcLength at its points.
+
+    With the sections also SectionArea, EquivalentRadius, ShortestDiameter and LongestDiameter.
+    """
     lines = np.concatenate([[len(branch.point_ids), *branch.point_ids] for branch in centerline.branches])
     data = pv.PolyData(centerline.points, lines=lines)
     data.point_data["Radius"] = centerline.radius
     data.point_data["BranchId"] = centerline.branch
     data.point_data["ArcLength"] = centerline.arc_length
+    if sections is not None:
+        data.point_data["SectionArea"] = sections.area
+        data.point_data["EquivalentRadius"] = sections.radius
+        data.point_data["ShortestDiameter"] = sections.shortest
+        data.point_data["LongestDiameter"] = sections.longest
     data.cell_data["Branch"] = np.arange(len(centerline.branches))
     data.cell_data["Parent"] = [-1 if branch.parent is None else branch.parent for branch in centerline.branches]
     data.field_data["Ends"] = [json.dumps([branch.end for branch in centerline.branches])]

@@ -7,7 +7,8 @@
     beside them, with a wide Gaussian, so that a coil's fading signal moves the threshold with it.
 3.  The wall is where the grey value is half-way between the two, the edge of an object in a blurred image. The voxels
     above it that are connected with the seed, or with the most tube-like core, are the lumen.
-4.  The level set is the half-way value minus the grey value, made a signed distance to its own zero: the wall lies
+4.  Where the lumen gets too thin to be seen, what continues it behind is found (`bridging`).
+5.  The level set is the half-way value minus the grey value, made a signed distance to its own zero: the wall lies
     between voxels where the grey values put it. Smoothing a binary mask would shrink thin vessels.
 """
 
@@ -18,12 +19,16 @@ import numpy.typing as npt
 import SimpleITK as sitk
 from scipy import ndimage
 
+from meshes.bridging import Gap, bridge_gaps
 from meshes.errors import InputError
 from meshes.grid import Array, Grid
 from meshes.level_set import signed_distance
 from meshes.tubes import SegmentationSettings, TubeResponses, tube_responses
 
 Mask = npt.NDArray[np.bool_]
+
+PEAK_WEIGHT = 0.05
+"""How much a bright, tube-like voxel outside of the vessel found at first counts for blood's grey value."""
 
 
 @dataclass(frozen=True)
@@ -80,23 +85,43 @@ def segment_lumen(
             "labels."
         )
     best = max(candidates, key=lambda candidate: candidate.score)
-    component, values, half, contrast, blood, tissue = _follow_bias(grid, best, tubes, seed, chosen)
+    found = _follow_bias(grid, best, tubes, seed, chosen)
+    share = (found.values - found.half) / found.contrast + 0.5
+    bright = (found.values > found.half) & (share < 1.0 + chosen.bone_excess)
+    component, gaps = bridge_gaps(found.component, bright, share, _noise(grid) / float(np.median(found.contrast)), grid)
+    values, half, contrast = found.values, found.half, found.contrast
     notes = (
         "The vessel tree at the seed is taken."
         if seed is not None
         else f"The most vessel-like of {len(candidates)} kinds of bright structure is taken; give --seed for another.",
-        f"Blood is about {blood:.0f}, the tissue beside it {tissue:.0f}; the wall is half-way between them at each "
-        f"place.",
+        f"Blood is about {found.blood:.0f}, the tissue beside it {found.tissue:.0f}; the wall is half-way between "
+        f"them at each place.",
+        *(
+            f"The vessel goes on behind a gap of {gap.length:.1f} mm at {_point(gap.way.mean(axis=0))} mm, where "
+            f"hardly any lumen is seen: a severe stenosis or an occlusion. Look there."
+            for gap in gaps
+        ),
     )
     # Only this tree: what else is bright, a little away, is turned into background.
     near = ndimage.binary_dilation(component, iterations=2)
     excess = np.where(near, half - values, np.maximum(np.abs(half - values), 0.25 * contrast))
     filled = np.where(component, np.minimum(excess, -0.02 * contrast), excess)
+    level = grid.like((filled / contrast).astype(np.float32))
     return Lumen(
         label=grid.like(component.astype(np.uint8)).image(),
-        level_set=signed_distance(grid.like((filled / contrast).astype(np.float32)), component),
+        level_set=signed_distance(level, component, blur=chosen.point_spread, ways=_line(gaps)),
         notes=notes,
     )
+
+
+def _line(gaps: list[Gap]) -> Array:
+    """(n, 3) points along the ways across gaps, about a fifth of a voxel apart."""
+    fine = [np.linspace(0.0, len(gap.way) - 1.0, 5 * len(gap.way)) for gap in gaps]
+    lines = [
+        np.column_stack([np.interp(at, np.arange(len(gap.way)), gap.way[:, axis]) for axis in range(3)])
+        for at, gap in zip(fine, gaps, strict=True)
+    ]
+    return np.concatenate(lines) if lines else np.zeros((0, 3))
 
 
 def lumen_from_labels(labels: sitk.Image, image: sitk.Image, *, value: int | None = None) -> Lumen:
@@ -166,6 +191,21 @@ class _Candidate:
     score: float
 
 
+@dataclass(frozen=True)
+class _Followed:
+    """The vessel tree found with thresholds that follow the image, and what they are at each voxel."""
+
+    component: Mask
+    values: npt.NDArray[np.float32]
+    """grey values that it was found in"""
+    half: npt.NDArray[np.float32]
+    """half-way between tissue and blood"""
+    contrast: npt.NDArray[np.float32]
+    blood: float
+    """typical in the lumen"""
+    tissue: float
+
+
 def _candidates(
     grid: Grid, tubes: TubeResponses, seed: tuple[float, float, float] | None, settings: SegmentationSettings
 ) -> list[_Candidate]:
@@ -195,7 +235,8 @@ def _candidates(
             continue
         above = (values > 0.5 * (blood + tissue)) & (values < blood + settings.bone_excess * contrast)
         component = _connected(above, best * alike, grid, seed, settings)
-        if component is not None and component.any():
+        brighter = cores & (values >= blood + settings.bone_excess * contrast)
+        if component is not None and component.any() and not _hollow(component, brighter):
             found.append(_Candidate(blood, tissue, component, _vessel_score(component, contrast, tubes, grid)))
     return [candidate for candidate in found if candidate.score > settings.least_vessel_score]
 
@@ -214,6 +255,18 @@ def _modes(values: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]) ->
     ]
     peaks.sort(key=lambda number: -smooth[number])
     return [float(0.5 * (edges[number] + edges[number + 1])) for number in peaks[:5]]
+
+
+def _hollow(component: Mask, brighter: Mask) -> bool:
+    """Whether a structure is only the hull of a brighter one.
+
+    Partial volume gives a vessel's rim a grey value of its own, and what has that value is a long, thin, hollow tube.
+    Half of it, and more, lies within two voxels of the brighter core; of a vessel that touches a bone, far less does.
+    """
+    if not brighter.any():
+        return False
+    near = ndimage.binary_dilation(brighter, ndimage.generate_binary_structure(3, 3), iterations=2)
+    return bool((component & near).sum() > 0.5 * component.sum())
 
 
 def _vessel_score(component: Mask, contrast: float, tubes: TubeResponses, grid: Grid) -> float:
@@ -239,11 +292,8 @@ def _follow_bias(
     tubes: TubeResponses,
     seed: tuple[float, float, float] | None,
     settings: SegmentationSettings,
-) -> tuple[Mask, npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32], float, float]:
-    """The component again, with thresholds that follow the image.
-
-    Returns the component, the grey values it was found in, half-way values, contrast, and typical blood and tissue.
-    """
+) -> _Followed:
+    """The component again, with thresholds that follow the image."""
     values = grid.values
     contrast = candidate.blood - candidate.tissue
     best = tubes.best()
@@ -251,11 +301,11 @@ def _follow_bias(
     plausible = (values > candidate.tissue + 0.3 * contrast) & (
         values < candidate.blood + settings.bone_excess * contrast
     )
-    inner = ndimage.binary_erosion(candidate.component)
-    cores = (inner if inner.any() else candidate.component) | (
-        tube_like & plausible & (values >= ndimage.maximum_filter(values, 3) - 0.1 * contrast)
-    )
-    distance = ndimage.distance_transform_edt(~(candidate.component | cores), sampling=grid.spacing[::-1])
+    inner = _middle(candidate.component, grid)
+    peaks = tube_like & plausible & (values >= ndimage.maximum_filter(values, 3) - 0.1 * contrast)
+    # A peak may be noise, and is dimmer than blood in a thin vessel: the middle of a vessel, where known, says more.
+    cores = np.where(inner, 1.0, PEAK_WEIGHT * peaks)
+    distance = ndimage.distance_transform_edt(~(candidate.component | peaks), sampling=grid.spacing[::-1])
     beside = (distance > 1.0 + float(grid.spacing.max())) & (distance < 6.0)
     beside &= values < candidate.tissue + 0.5 * contrast
     low, high = np.quantile(values[beside], [0.15, 0.85]) if beside.any() else (candidate.tissue, candidate.tissue)
@@ -270,7 +320,7 @@ def _follow_bias(
     if component is None:
         component = candidate.component
     component = ndimage.binary_fill_holes(component)
-    return (
+    return _Followed(
         component,
         values,
         half,
@@ -278,6 +328,12 @@ def _follow_bias(
         float(np.median(blood[component])),
         float(np.median(tissue[component])),
     )
+
+
+def _middle(component: Mask, grid: Grid) -> Mask:
+    """The voxels along the middle of a structure, where partial volume at its wall does not reach."""
+    depth = ndimage.distance_transform_edt(component, sampling=grid.spacing[::-1])
+    return np.asarray(component & (depth >= 0.6 * ndimage.maximum_filter(depth, 5)))
 
 
 def _local_mean(

@@ -126,7 +126,7 @@ def mesh_lumen(
         logger.warning(
             "the lumen needs %d tetrahedra, more than the %d asked for", len(best.tetrahedra), max_tetrahedra
         )
-    return best
+    return _bulged(best, field)
 
 
 @dataclass(frozen=True)
@@ -341,6 +341,31 @@ def _adapted(points: Array, tetrahedra: Index, size: Array, ports: Sequence[Port
     for port, (normal, nodes) in zip(ports, at_ports, strict=True):
         new_points[nodes] -= ((new_points[nodes] - port.center) @ normal)[:, None] * normal
     return LumenMesh(relaxed(new_points, new, at_ports, MENDED_SHAPE), new, outer, new_tags, tuple(ports))
+
+
+def _bulged(mesh: LumenMesh, field: Grid) -> LumenMesh:
+    """The mesh with its wall's nodes moved out by what flat triangles cut off of a curved lumen: k h^2 / 16.
+
+    Over an equilateral triangle of edge h the linear interpolant of k x^2 / 2 is too high by k h^2 / 16 on average;
+    k is the sum of the curvatures, the Laplacian of the distance. A tube with eight edges across would lose a percent
+    of its volume.
+    """
+    wall = mesh.triangles[mesh.triangle_tags == WALL_TAG]
+    nodes = np.setdiff1d(np.unique(wall), np.unique(mesh.triangles[mesh.triangle_tags != WALL_TAG]))
+    places = mesh.points[nodes]
+    edges = np.linalg.norm(mesh.points[wall] - mesh.points[np.roll(wall, 1, axis=1)], axis=2).mean(axis=1)
+    size = np.zeros(len(mesh.points))
+    np.add.at(size, wall, edges[:, None])
+    size = size[nodes] / np.maximum(np.bincount(wall.ravel(), minlength=len(mesh.points))[nodes], 1)
+    step = 1.5 * float(field.spacing.max())
+    normal = field.gradient_at(places, step=step)
+    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
+    around = [field.sample(places + sign * step * axis) for axis in np.eye(3) for sign in (-1.0, 1.0)]
+    curvature = (np.sum(around, axis=0) - 6.0 * field.sample(places)) / step**2
+    out = np.clip(curvature * size**2 / 16.0, 0.0, 0.1 * size)
+    points = mesh.points.copy()
+    points[nodes] += out[:, None] * normal
+    return replace(mesh, points=points)
 
 
 def _tags(points: Array, triangles: Index, ports: Sequence[Port]) -> npt.NDArray[np.int32]:

@@ -31,6 +31,8 @@ class SegmentationSettings:
     least_vessel_score: float = 4.0
     """Structures that are less of a vessel tree are none: a tube scores about its length over its radius, a lump of
     bone 2, the body 0.05."""
+    point_spread: float = 0.5
+    """Standard deviation of the scanner's blur in voxels."""
     seed_reach: float = 2.0
     """A seed may miss the lumen by this much."""
 

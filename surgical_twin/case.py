@@ -5,7 +5,9 @@ lie standard files (NRRD, VTP, VTU, NPZ, CSV) that 3D Slicer and ParaView open. 
 reads and writes the case, can be run again alone, and is skipped when nothing it read has changed.
 """
 
+import csv
 import hashlib
+import io
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -28,6 +30,9 @@ LUMEN = "lumen.nrrd"
 """The level set without the branches that the centerline leaves out: what is meshed."""
 
 CENTERLINE = "centerline.vtp"
+CENTERLINE_TABLE = "centerline.csv"
+BRANCHES = "branches.csv"
+STENOSES = "stenoses.csv"
 MESH = "mesh.vtu"
 SURFACE = "surface.vtp"
 ANATOMY = "anatomy.vtp"
@@ -53,6 +58,15 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a CSV file atomically."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
 
 
 @dataclass

@@ -5,10 +5,8 @@ changed since it was last run is skipped, so an interrupted plan goes on where i
 corrected by hand carries through everything behind it.
 """
 
-import csv
-import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ import SimpleITK as sitk
 
 from meshes.anatomy import anatomy_surface, skin_points
 from meshes.centerline import extract_centerline
-from meshes.files import read_centerline, read_lumen_mesh, write_centerline, write_lumen_mesh
+from meshes.files import read_centerline, read_lumen_mesh, write_lumen_mesh
 from meshes.image import read_image
 from meshes.ports import find_ports
 from meshes.quality import mesh_quality
@@ -31,7 +29,9 @@ from surgical_twin.axis import Axis, main_axis, path_axis
 from surgical_twin.case import (
     ANATOMY,
     AXIS,
+    BRANCHES,
     CENTERLINE,
+    CENTERLINE_TABLE,
     FIDUCIALS,
     IMAGE,
     LABELS,
@@ -39,10 +39,11 @@ from surgical_twin.case import (
     LUMEN,
     MESH,
     REDUCED,
+    STENOSES,
     SURFACE,
     Case,
     file_hash,
-    write_atomically,
+    write_table,
 )
 from surgical_twin.errors import InputError
 from surgical_twin.flow.reduced import ReducedModel
@@ -54,6 +55,7 @@ from surgical_twin.plan_settings import PlanSettings, read_flow
 from surgical_twin.session_model import read_points
 from surgical_twin.training import FlowConditions, RunJob, planned_windkessels, run_jobs, training_conditions
 from surgical_twin.units import METRES_PER_MM, PASCAL_PER_MMHG
+from surgical_twin.vessel_tree import measure_tree, write_tree
 
 Say = Callable[[float], None]
 """Takes the share of a step that is done."""
@@ -110,15 +112,6 @@ def write_image(image: sitk.Image, path: Path) -> None:
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     sitk.WriteImage(bare, str(temporary), useCompression=True)
     temporary.replace(path)
-
-
-def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a CSV file atomically."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue())
 
 
 def _image(case: Case, request: PlanRequest, say: Say) -> None:
@@ -180,7 +173,7 @@ def _mesh(case: Case, request: PlanRequest, say: Say) -> None:
     """Centerline, ports, tetrahedra."""
     plan_settings = request.settings
     settings = {**_without_none(plan_settings.mesh), **_without_none(plan_settings.ports)}
-    if case.is_current("mesh", [LEVEL_SET], settings):
+    if case.is_current("mesh", [IMAGE, LEVEL_SET], settings):
         return
     level_set = sitk.ReadImage(str(case.require(LEVEL_SET)))
     centerline = extract_centerline(level_set, inlet_near=plan_settings.ports.inlet_near)
@@ -188,6 +181,7 @@ def _mesh(case: Case, request: PlanRequest, say: Say) -> None:
     narrowing = unresolved_narrowing(level_set, centerline)
     trimmed = trim_to_centerline(level_set, centerline)
     ports, centerline = find_ports(trimmed, centerline)
+    vessel = measure_tree(sitk.ReadImage(str(case.require(IMAGE))), level_set, centerline)
     mesh = mesh_lumen(
         trimmed,
         ports,
@@ -196,7 +190,7 @@ def _mesh(case: Case, request: PlanRequest, say: Say) -> None:
     )
     say(0.9)
     write_image(trimmed, case.path(LUMEN))
-    write_centerline(centerline, case.path(CENTERLINE))
+    write_tree(case, centerline, vessel)
     write_lumen_mesh(mesh, case.path(MESH))
     axis = main_axis(centerline, tuple(port.name for port in ports if port.role == "outlet"))
     stations = axis.stations()
@@ -216,15 +210,20 @@ def _mesh(case: Case, request: PlanRequest, say: Say) -> None:
         "axis_outlet": axis.outlet,
         "narrowest_mm": round(axis.narrowest, 3),
         "narrowing": round(axis.narrowing, 4),
+        "stenoses": len(vessel.stenoses),
         **{name: _plain(value) for name, value in asdict(mesh_quality(mesh)).items()},
     }
     case.record_step(
         "mesh",
-        inputs=[LEVEL_SET],
-        outputs=[LUMEN, CENTERLINE, MESH, AXIS],
+        inputs=[IMAGE, LEVEL_SET],
+        outputs=[LUMEN, CENTERLINE, CENTERLINE_TABLE, BRANCHES, STENOSES, MESH, AXIS],
         settings=settings,
         figures=figures,
-        notes=(*centerline.notes, *([] if narrowing is None else [_NARROWING_NOTE.format(narrowing)])),
+        notes=(
+            *centerline.notes,
+            *vessel.notes,
+            *([] if narrowing is None else [_NARROWING_NOTE.format(narrowing)]),
+        ),
     )
 
 

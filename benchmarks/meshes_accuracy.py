@@ -1,0 +1,324 @@
+"""How far image -> lumen -> centerline -> mesh is from the truth, on vessels made from formulas.
+
+Each vessel is imaged at several resolutions with partial volume, blur and noise, and goes through the whole chain with
+default settings and without a hand. Beside it run what is done plainly with scikit-image (Otsu's threshold, the largest
+part, marching cubes on that mask), and VMTK's centerlines on the same lumen, with the ends picked for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyvista as pv
+import SimpleITK as sitk
+from analytic_vessels import AnalyticVessel, image_of, vessels
+from rich.console import Console
+from rich.table import Table
+from scipy import ndimage
+from scipy.spatial import cKDTree
+from skimage.filters import threshold_otsu
+from skimage.measure import label, marching_cubes
+from vmtk import vmtkscripts
+
+from meshes.centerline import extract_centerline
+from meshes.clipping import Index
+from meshes.grid import Array, Grid
+from meshes.level_set import wall_surface
+from meshes.partial_volume import thin_areas
+from meshes.ports import Port, find_ports
+from meshes.quality import mesh_quality
+from meshes.sections import cross_sections
+from meshes.segmentation import segment_lumen
+from meshes.stenosis import find_stenoses
+from meshes.tetrahedra import LumenMesh, mesh_lumen
+from meshes.trimming import trim_to_centerline
+
+ROOT = Path(__file__).resolve().parent.parent
+SPACINGS = ((0.5, 0.5, 0.5), (0.75, 0.75, 0.75), (1.0, 1.0, 1.0), (0.5, 0.5, 1.5))
+JUNCTION_RADII = 2.0
+"""Where branches join there is no radius of one branch: so near to a junction none is compared."""
+
+
+@dataclass
+class Errors:
+    """Of one image. Lengths in voxels: the cube root of the voxel's volume."""
+
+    radius_percent: float
+    centerline_voxels: float
+    volume_percent: float
+    surface_mean_voxels: float
+    surface_max_voxels: float
+    plain_surface_mean_voxels: float
+    plain_volume_percent: float
+    vmtk_centerline_voxels: float
+    vmtk_radius_percent: float
+    min_dihedral_deg: float
+    mean_scaled_jacobian: float
+    port_flatness: float
+    watertight: bool
+    stenosis_points: float | None = None
+
+
+def measure(vessel: AnalyticVessel, spacing: tuple[float, float, float], seed: int) -> Errors:
+    """All errors of one vessel imaged at one resolution."""
+    image = image_of(vessel, spacing, seed)
+    voxel = float(np.cbrt(np.prod(spacing)))
+    lumen = segment_lumen(image)
+    centerline = extract_centerline(lumen.level_set)
+    sections = cross_sections(lumen.level_set, centerline)
+    sections = replace(sections, area=thin_areas(image, centerline, sections))
+    trimmed = trim_to_centerline(lumen.level_set, centerline)
+    ports, centerline = find_ports(trimmed, centerline)
+    mesh = mesh_lumen(trimmed, ports, max_tetrahedra=60_000)
+    radius_percent, centerline_voxels = _line_errors(vessel, centerline.points, sections.radius, voxel)
+    vmtk_radius, vmtk_line = _vmtk(vessel, lumen.level_set, ports, voxel)
+    wall = mesh.triangles[mesh.triangle_tags == 0]
+    truth = _truth_surface(vessel, mesh.ports)
+    off = np.abs(vessel.distance(_samples(mesh.points, wall, 4))) / voxel
+    back = _distance_to(mesh.points, wall, truth) / voxel
+    quality = mesh_quality(mesh)
+    stenosis = None
+    if vessel.stenosis is not None:
+        found = find_stenoses(centerline, sections)
+        worst = found[0].diameter_reduction if found else 0.0
+        stenosis = 100.0 * abs(worst - vessel.stenosis)
+    plain_surface, plain_volume = _plain(image, vessel, mesh, truth, voxel)
+    return Errors(
+        radius_percent=radius_percent,
+        centerline_voxels=centerline_voxels,
+        volume_percent=100.0 * abs(quality.volume_ml / _truth_volume(vessel, mesh.ports) - 1.0),
+        surface_mean_voxels=float(0.5 * (off.mean() + back.mean())),
+        surface_max_voxels=float(max(off.max(), back.max())),
+        plain_surface_mean_voxels=plain_surface,
+        plain_volume_percent=plain_volume,
+        vmtk_centerline_voxels=vmtk_line,
+        vmtk_radius_percent=vmtk_radius,
+        min_dihedral_deg=quality.min_dihedral_deg,
+        mean_scaled_jacobian=quality.mean_scaled_jacobian,
+        port_flatness=max(quality.port_flatness_mm / (2 * port.radius) for port in mesh.ports),
+        watertight=quality.watertight,
+        stenosis_points=stenosis,
+    )
+
+
+def _line_errors(vessel: AnalyticVessel, points: Array, radius: Array, voxel: float) -> tuple[float, float]:
+    """Mean radius error [%] and distance [voxels] of a centerline from the true one, away from junctions and ends."""
+    true_points = np.concatenate([tube.points for tube in vessel.tubes])
+    true_radius = np.concatenate([tube.radius for tube in vessel.tubes])
+    far = np.ones(len(points), dtype=bool)
+    for place, reach in vessel.junctions:
+        far &= np.linalg.norm(points - place, axis=1) > JUNCTION_RADII * reach
+    off, nearest = cKDTree(true_points).query(points[far])
+    relative = np.abs(radius[far] / true_radius[nearest] - 1.0)
+    return float(100.0 * relative.mean()), float(off.mean() / voxel)
+
+
+def _truth_surface(vessel: AnalyticVessel, ports: tuple[Port, ...]) -> Array:
+    """Points of the true wall between the ports."""
+    grid = _fine_grid(vessel, 0.35)
+    depth = vessel.distance(grid.positions_of(np.arange(grid.values.size)))
+    near = np.flatnonzero(np.abs(depth) < 0.35)
+    places = grid.positions_of(near)
+    for _ in range(3):
+        step = 1e-3
+        slope = np.stack(
+            [(vessel.distance(places + step * e) - vessel.distance(places - step * e)) / (2 * step) for e in np.eye(3)],
+            axis=1,
+        )
+        places -= (vessel.distance(places) / np.maximum((slope**2).sum(axis=1), 0.1))[:, None] * slope
+    return places[_between(places, ports, margin=0.7)]
+
+
+def _between(places: Array, ports: tuple[Port, ...], margin: float = 0.0) -> np.ndarray:
+    """Which places no port cuts off; of a port's plane only what is around its vessel counts."""
+    kept = np.ones(len(places), dtype=bool)
+    for port in ports:
+        offset = places - port.center
+        height = offset @ port.normal
+        # These vessels end soon behind their ports, and no other branch is there.
+        kept &= ~(
+            (height > -margin) & (np.linalg.norm(offset - height[:, None] * port.normal, axis=1) < 4 * port.radius)
+        )
+    return kept
+
+
+def _fine_grid(vessel: AnalyticVessel, step: float) -> Grid:
+    size = np.ceil((vessel.high - vessel.low) / step).astype(int) + 1
+    return Grid(np.zeros(size[::-1], dtype=np.float32), vessel.low, np.full(3, step), np.eye(3))
+
+
+def _truth_volume(vessel: AnalyticVessel, ports: tuple[Port, ...]) -> float:
+    """Volume [ml] of the true lumen between the ports, on a fine grid, its surface between grid points by depth."""
+    grid = _fine_grid(vessel, 0.25)
+    points = grid.positions_of(np.arange(grid.values.size))
+    depth = vessel.distance(points)
+    share = np.clip(0.5 - depth / 0.25, 0.0, 1.0)
+    near = share > 0
+    points, share = points[near], share[near]
+    for port in ports:
+        offset = points - port.center
+        height = offset @ port.normal
+        beside = np.linalg.norm(offset - height[:, None] * port.normal, axis=1) < 4 * port.radius
+        share = np.where(beside, share * np.clip(0.5 - height / 0.25, 0.0, 1.0), share)
+    return float(share.sum() * 0.25**3 / 1000.0)
+
+
+def _distance_to(points: Array, triangles: np.ndarray, places: Array) -> Array:
+    """(n,) distance of places from a surface, by samples of it that are dense against the errors measured."""
+    corners = points[triangles]
+    samples = _samples(points, triangles, 8)
+    distance, nearest = cKDTree(samples).query(places)
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    owner = nearest // 45
+    plane = np.abs(np.einsum("nd,nd->n", places - samples[nearest], normals[owner]))
+    # The foot on the sample's own triangle, where the sample is not far beside it.
+    return np.where(distance < 0.6, np.minimum(plane, distance), distance)
+
+
+def _samples(points: Array, triangles: Index, count: int) -> Array:
+    """Points all over triangles, ``count`` to an edge."""
+    weights = np.array([[i, j, count - i - j] for i in range(count + 1) for j in range(count + 1 - i)]) / count
+    return np.einsum("wc,tcd->twd", weights, points[triangles]).reshape(-1, 3)
+
+
+def _plain(
+    image: sitk.Image, vessel: AnalyticVessel, mesh: LumenMesh, truth: Array, voxel: float
+) -> tuple[float, float]:
+    """Surface and volume error of scikit-image done plainly, between the same ports."""
+    grid = Grid.of(image)
+    mask = grid.values > threshold_otsu(grid.values)
+    parts = label(mask, connectivity=1)
+    mask = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+    vertices, faces, _, _ = marching_cubes(np.pad(mask, 1).astype(np.float32), 0.5)
+    places = grid.to_position(vertices[:, ::-1] - 1.0)
+    kept = _between(places, mesh.ports)
+    off = np.abs(vessel.distance(places[kept])) / voxel
+    back = _distance_to(places, faces, truth) / voxel
+    inside = grid.positions_of(np.flatnonzero(mask))
+    volume = float(_between(inside, mesh.ports).sum() * np.prod(grid.spacing) / 1000.0)
+    return float(0.5 * (off.mean() + back.mean())), abs(volume / _truth_volume(vessel, mesh.ports) - 1.0) * 100.0
+
+
+def _vmtk(vessel: AnalyticVessel, level_set: sitk.Image, ports: tuple[Port, ...], voxel: float) -> tuple[float, float]:
+    """Radius and centerline error of VMTK's centerlines on the same lumen; its ends are picked for it."""
+    surface = wall_surface(Grid.of(level_set)).extract_largest().triangulate().clean()
+    script = vmtkscripts.vmtkCenterlines()
+    script.Surface = surface
+    script.SeedSelectorName = "pointlist"
+    script.SourcePoints = ports[0].center.tolist()
+    script.TargetPoints = np.concatenate([port.center for port in ports[1:]]).tolist()
+    script.PrintError = script.PrintLog = lambda *_: None
+    with contextlib.redirect_stdout(io.StringIO()):
+        script.Execute()
+    line = pv.wrap(script.Centerlines)
+    points, radius = np.asarray(line.points, float), np.asarray(line.point_data["MaximumInscribedSphereRadius"])
+    # Beyond the ports neither is compared.
+    inside = _between(points, ports)
+    return _line_errors(vessel, points[inside], radius[inside], voxel)
+
+
+def aorta() -> dict[str, dict[str, object]]:
+    """The contrast MR angiogram of VMTK's tutorial against VMTK's own level set, where the data are there."""
+    folder = Path(os.environ.get("SURGICAL_TWIN_DATA", ROOT.parent / "shared" / "data")) / "vmtk_aorta" / "input"
+    goals = {"aorta_dice": (">= 0.96", "1"), "aorta_surface_distance": ("<= 0.5", "voxel")}
+    if not folder.is_dir():
+        return {name: figure(None, *goal, why="the volume is not on this machine") for name, goal in goals.items()}
+    reference_image = sitk.ReadImage(str(folder / "aorta-final-levelset.mha"))
+    reference = Grid.of(reference_image)
+    lumen = segment_lumen(sitk.ReadImage(str(folder / "aorta.mha")))
+    mask = sitk.GetArrayFromImage(lumen.label) > 0
+    true = reference.values < 0
+    box = ndimage.find_objects(true.astype(int))[0]
+    dice = 2.0 * (mask & true)[box].sum() / (mask[box].sum() + true[box].sum())
+    ours = Grid.of(lumen.level_set)
+    theirs = wall_surface(reference)
+    places = np.asarray(theirs.points, float)
+    inner = np.all((reference.to_index(places) > 2) & (reference.to_index(places) < reference.size - 3), axis=1)
+    distance = np.abs(ours.sample(places[inner]))
+    return {
+        "aorta_dice": figure(float(dice), *goals["aorta_dice"]),
+        "aorta_surface_distance": figure(
+            float(distance.mean() / np.cbrt(np.prod(reference.spacing))), *goals["aorta_surface_distance"]
+        ),
+    }
+
+
+def figure(value: float | None, goal: str, unit: str, **more: object) -> dict[str, object]:
+    """One figure in the shape that every benchmark prints."""
+    return {"value": None if value is None else round(value, 4), "goal": goal, "unit": unit, **more}
+
+
+COLUMNS = {
+    "radius_percent": "radius %",
+    "centerline_voxels": "line vx",
+    "volume_percent": "volume %",
+    "surface_mean_voxels": "wall vx",
+    "surface_max_voxels": "max vx",
+    "stenosis_points": "stenosis",
+    "plain_surface_mean_voxels": "plain wall",
+    "plain_volume_percent": "plain vol",
+    "vmtk_centerline_voxels": "vmtk line",
+    "vmtk_radius_percent": "vmtk rad",
+    "min_dihedral_deg": "dihedral",
+    "mean_scaled_jacobian": "SJ",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one resolution, no real volume")
+    parser.add_argument("--only", help="one vessel")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.ERROR)
+    console = Console(stderr=True, width=170)
+    table = Table("vessel", "spacing", *COLUMNS.values())
+    found: list[Errors] = []
+    for name, make in vessels().items():
+        if arguments.only not in (None, name):
+            continue
+        for spacing in SPACINGS[1:2] if arguments.quick else SPACINGS:
+            errors = measure(make(), spacing, seed=1)
+            found.append(errors)
+            shown = [getattr(errors, column) for column in COLUMNS]
+            table.add_row(name, "x".join(map(str, spacing)), *("" if v is None else f"{v:.3g}" for v in shown))
+            console.print(f"{name} {spacing} done")
+    console.print(table)
+
+    def mean(column: str) -> float:
+        return float(np.mean([getattr(errors, column) for errors in found]))
+
+    stenoses = [errors.stenosis_points for errors in found if errors.stenosis_points is not None]
+    figures = {
+        "radius_error": figure(mean("radius_percent"), "<= 3", "%"),
+        "centerline_off": figure(mean("centerline_voxels"), "<= 0.25", "voxel"),
+        "stenosis_error": figure(max(stenoses) if stenoses else None, "<= 4", "points"),
+        "volume_error": figure(max(errors.volume_percent for errors in found), "<= 2", "%"),
+        "surface_distance_mean": figure(max(errors.surface_mean_voxels for errors in found), "<= 0.3", "voxel"),
+        "surface_distance_max": figure(max(errors.surface_max_voxels for errors in found), "<= 1.5", "voxel"),
+        "accuracy_against_scikit_image": figure(
+            mean("plain_surface_mean_voxels") / mean("surface_mean_voxels"), ">= 2", "ratio"
+        ),
+        "centerline_accuracy_against_vmtk": figure(
+            mean("vmtk_centerline_voxels") / mean("centerline_voxels"), ">= 1", "ratio"
+        ),
+        "radius_accuracy_against_vmtk": figure(mean("vmtk_radius_percent") / mean("radius_percent"), ">= 1", "ratio"),
+        "min_dihedral": figure(min(errors.min_dihedral_deg for errors in found), ">= 8", "degree"),
+        "mean_scaled_jacobian": figure(min(errors.mean_scaled_jacobian for errors in found), ">= 0.6", "1"),
+        "port_flatness": figure(max(errors.port_flatness for errors in found), "<= 1e-6", "diameter"),
+        "open_meshes": figure(float(sum(not errors.watertight for errors in found)), "== 0", "1"),
+        **({} if arguments.quick or arguments.only else aorta()),
+    }
+    print(json.dumps({"benchmark": "meshes_accuracy", "figures": figures}))
+
+
+if __name__ == "__main__":
+    main()
