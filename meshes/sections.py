@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import SimpleITK as sitk
 
 from meshes.centerline import Centerline
@@ -14,8 +15,9 @@ RAYS = 48
 REACH_RADII = 4.0
 """A section is looked at within this many inscribed radii; farther away lies another vessel."""
 
-JUNCTION_RADII = 1.5
-"""So many radii beside a junction a section cuts through two branches."""
+OTHER_RADII, OWN_RADII = 1.15, 0.5
+"""A section is of one branch only where it is farther from every other branch's centerline than so many of that one's
+radii and of its own together."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Sections:
     area: Array
     shortest: Array
     longest: Array
-    single: np.typing.NDArray[np.bool_]
+    single: npt.NDArray[np.bool_]
 
     @property
     def radius(self) -> Array:
@@ -82,11 +84,16 @@ def cross_sections(level_set: sitk.Image, centerline: Centerline) -> Sections:
     return Sections(area, across.min(axis=1), across.max(axis=1), _away_from_junctions(centerline))
 
 
-def _away_from_junctions(centerline: Centerline) -> np.typing.NDArray[np.bool_]:
-    single = np.ones(len(centerline.points), dtype=bool)
+def _away_from_junctions(centerline: Centerline) -> npt.NDArray[np.bool_]:
+    """Points that lie outside of every other branch: within one, a section cuts that one lengthwise."""
+    points, radius = centerline.points, centerline.radius
+    single = np.ones(len(points), dtype=bool)
     for branch in centerline.branches:
-        if branch.parent is not None:
-            junction = int(branch.point_ids[0])
-            away = np.linalg.norm(centerline.points - centerline.points[junction], axis=1)
-            single &= away > JUNCTION_RADII * centerline.radius[junction]
+        mine = branch.point_ids
+        others = np.flatnonzero(centerline.branch != branch.index)
+        if len(others) == 0:
+            continue
+        for point in mine:
+            away = np.linalg.norm(points[others] - points[point], axis=1)
+            single[point] = bool(np.all(away > OTHER_RADII * radius[others] + OWN_RADII * radius[point]))
     return single

@@ -76,7 +76,9 @@ def find_stenoses(centerline: Centerline, sections: Sections) -> tuple[Stenosis,
                 break
             first, last, reference = _lesion(arc, radius, healthy, place)
             left[first : last + 1] = False
-            if 1.0 - radius[place] / reference < LEAST_REDUCTION:
+            # At the tree's own ends a vessel thins out; only between healthy parts, or at its origin, it is narrowed.
+            at_start, at_end = first == 0, last == len(ids) - 1
+            if at_end or (at_start and branch.parent is None) or 1.0 - radius[place] / reference < LEAST_REDUCTION:
                 continue
             found.append(
                 Stenosis(
@@ -93,12 +95,12 @@ def find_stenoses(centerline: Centerline, sections: Sections) -> tuple[Stenosis,
 
 
 def _without_caps(centerline: Centerline, ids: Indices, starts: bool, ends: bool) -> Indices:
-    """Without a radius at the tree's own ends, where sections run out of the vessel."""
+    """Without a diameter at the tree's own ends, where sections run out of the vessel."""
     if len(ids) == 0:
         return ids
     arc, radius = centerline.arc_length[ids], centerline.radius[ids]
-    low = arc[0] + (float(np.median(radius)) if starts else 0.0)
-    high = arc[-1] - (float(np.median(radius)) if ends else 0.0)
+    low = arc[0] + (2.0 * float(np.median(radius)) if starts else 0.0)
+    high = arc[-1] - (2.0 * float(np.median(radius)) if ends else 0.0)
     return ids[(arc >= low) & (arc <= high)]
 
 
