@@ -304,8 +304,11 @@ def main() -> None:
         "volume_error": figure(max(errors.volume_percent for errors in found), "<= 2", "%"),
         "surface_distance_mean": figure(max(errors.surface_mean_voxels for errors in found), "<= 0.3", "voxel"),
         "surface_distance_max": figure(max(errors.surface_max_voxels for errors in found), "<= 1.5", "voxel"),
+        # The median: where the plain threshold loses half of the vessel, its error has no bounds.
         "accuracy_against_scikit_image": figure(
-            mean("plain_surface_mean_voxels") / mean("surface_mean_voxels"), ">= 2", "ratio"
+            float(np.median([errors.plain_surface_mean_voxels / errors.surface_mean_voxels for errors in found])),
+            ">= 2",
+            "ratio",
         ),
         "centerline_accuracy_against_vmtk": figure(
             mean("vmtk_centerline_voxels") / mean("centerline_voxels"), ">= 1", "ratio"

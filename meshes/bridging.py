@@ -17,6 +17,7 @@ from scipy.sparse import csgraph
 from scipy.spatial import cKDTree
 
 from meshes.grid import Array, Grid
+from meshes.level_set import depth_within
 
 Mask = npt.NDArray[np.bool_]
 
@@ -62,82 +63,54 @@ def bridge_gaps(
     """
     found: list[Gap] = []
     component = component.copy()
-    widest = float(ndimage.distance_transform_edt(component, sampling=grid.spacing[::-1]).max())
-    parts, _ = ndimage.label(bright & ~component)
-    volumes = np.bincount(parts.ravel()) * float(np.prod(grid.spacing))
-    while len(found) < MOST_GAPS:
-        # Beyond the longest gap, so much of what is behind it that its shape is seen.
-        low, box = _box(component, 2.0 * LONGEST_GAP_RADII * widest, grid)
-        inner = Grid(component[box], grid.to_position(low)[0], grid.spacing, grid.direction)
-        gap = _next_gap(inner.values, parts[box], volumes, share[box], noise, inner)
+    parts, count = ndimage.label(bright & ~component)
+    volumes = np.bincount(parts.ravel(), minlength=count + 1) * float(np.prod(grid.spacing))
+    boxes = ndimage.find_objects(parts)
+    # Nothing smaller than this can be a vessel of the length asked for, one voxel wide.
+    least = LEAST_LENGTH_RADII * np.pi * float(grid.spacing.max()) ** 3
+    open_parts = [number for number in range(1, count + 1) if volumes[number] >= least]
+    shapes = {number: _Shape.of(parts, number, boxes[number - 1], grid) for number in open_parts}
+    open_parts = [
+        number
+        for number in open_parts
+        if shapes[number].width >= float(grid.spacing.max())
+        and volumes[number] >= LEAST_LENGTH_RADII * np.pi * shapes[number].width ** 3
+    ]
+    while open_parts and len(found) < MOST_GAPS:
+        gap = _next_gap(_Shape.of_mask(component, grid), {n: shapes[n] for n in open_parts}, share, noise, grid)
         if gap is None:
             break
         way, number = gap
-        component |= parts == number
-        parts[parts == number] = 0
-        joined = component[box]
-        joined.ravel()[way] = True
-        component[box] = joined
-        found.append(Gap(inner.positions_of(way)))
+        component[parts == number] = True
+        component.ravel()[way] = True
+        open_parts.remove(number)
+        found.append(Gap(grid.positions_of(way)))
     return component, found
 
 
-def _box(mask: Mask, margin: float, grid: Grid) -> tuple[npt.NDArray[np.int64], tuple[slice, ...]]:
-    """First voxel (i, j, k) of the mask's box with a margin [mm], and the box as slices of the array."""
-    sides = ndimage.find_objects(mask.astype(np.uint8))[0]
-    steps = np.ceil(margin / grid.spacing[::-1]).astype(int)
-    slices = tuple(
-        slice(max(0, side.start - step), min(size, side.stop + step))
-        for side, step, size in zip(sides, steps, mask.shape, strict=True)
-    )
-    return np.array([part.start for part in slices[::-1]]), slices
-
-
 def _next_gap(
-    component: Mask,
-    parts: npt.NDArray[np.integer],
-    volumes: npt.NDArray[np.floating],
-    share: npt.NDArray[np.float32],
-    noise: float,
-    grid: Grid,
+    own: _Shape, others: dict[int, _Shape], share: npt.NDArray[np.float32], noise: float, grid: Grid
 ) -> tuple[npt.NDArray[np.int64], int] | None:
     """The way across the shortest gap to a continuation, as flat indices, and the continuation's number."""
-    numbers = np.unique(parts)[1:]
-    if len(numbers) == 0:
-        return None
-    spacing = grid.spacing[::-1]
-    away, nearest = ndimage.distance_transform_edt(~component, sampling=spacing, return_indices=True)
-    depth = ndimage.distance_transform_edt(component, sampling=spacing)
-    other_depth = ndimage.distance_transform_edt(parts > 0, sampling=spacing)
-    gaps = ndimage.minimum(away, parts, numbers)
-    widths = ndimage.maximum(other_depth, parts, numbers)
-    step = float(grid.spacing.max())
-    own = _Shape(component, depth, grid)
-    for place in np.argsort(gaps):
-        width = float(widths[place])
-        if width < step or volumes[numbers[place]] < LEAST_LENGTH_RADII * np.pi * width**3:
+    nearest = {number: own.nearest_to(other) for number, other in others.items()}
+    for number, (length, p, q) in sorted(nearest.items(), key=lambda item: item[1][0]):
+        other = others[number]
+        if length > LONGEST_GAP_RADII * max(other.width, own.width):
             continue
-        if gaps[place] > LONGEST_GAP_RADII * max(width, float(depth.max())):
-            break
-        part = parts == numbers[place]
-        q = int(np.argmin(np.where(part, away, np.inf)))
-        p = int(np.ravel_multi_index(tuple(axis.ravel()[q] for axis in nearest), component.shape))
-        theirs = _Shape(part, other_depth, grid)
-        mine_end, their_end = own.end_near(p), theirs.end_near(q)
-        if mine_end is None or their_end is None:
+        mine, theirs = own.end_near(p), other.end_near(q)
+        if mine is None or theirs is None:
             continue
-        across = their_end.center - mine_end.center
+        across = theirs.center - mine.center
         across /= np.linalg.norm(across)
-        if min(abs(mine_end.axis @ across), abs(their_end.axis @ across)) < END_ON:
+        if min(abs(mine.axis @ across), abs(theirs.axis @ across)) < END_ON:
             continue
-        if gaps[place] > LONGEST_GAP_RADII * max(mine_end.radius, their_end.radius):
+        if length > LONGEST_GAP_RADII * max(mine.radius, theirs.radius):
             continue
         way = _brightest_way(share, p, q, grid)
-        inner = way[~component.ravel()[way] & ~part.ravel()[way]]
+        inner = way[1:-1]
         signal = float(share.ravel()[inner].mean()) if len(inner) else 1.0
-        if signal < LEAST_SIGNAL + 0.5 * noise:
-            continue
-        return way, int(numbers[place])
+        if signal >= LEAST_SIGNAL + 0.5 * noise:
+            return way, number
     return None
 
 
@@ -151,12 +124,34 @@ class _End:
 class _Shape:
     """Voxels of a structure, to look at its ends."""
 
-    def __init__(self, mask: Mask, depth: npt.NDArray[np.floating], grid: Grid) -> None:
-        flat = np.flatnonzero(mask)
+    def __init__(self, flat: npt.NDArray[np.int64], depth: npt.NDArray[np.float32], grid: Grid) -> None:
+        self._flat, self._depth, self._grid = flat, depth, grid
         self._positions = grid.positions_of(flat)
-        self._depth = depth.ravel()[flat]
         self._tree = cKDTree(self._positions)
-        self._grid = grid
+        self.width = float(depth.max())
+        """Its largest inscribed radius [mm]."""
+
+    @classmethod
+    def of_mask(cls, mask: Mask, grid: Grid) -> _Shape:
+        """The structure that a mask is."""
+        flat = np.flatnonzero(mask)
+        return cls(flat, depth_within(mask, grid.spacing).ravel()[flat], grid)
+
+    @classmethod
+    def of(cls, parts: npt.NDArray[np.integer], number: int, box: tuple[slice, ...], grid: Grid) -> _Shape:
+        """One of several labelled structures, which lies within a box of voxels."""
+        mask = parts[box] == number
+        index = np.nonzero(mask)
+        depth = depth_within(mask, grid.spacing)[index]
+        first = [side.start for side in box]
+        flat = np.ravel_multi_index(tuple(at + low for at, low in zip(index, first, strict=True)), parts.shape)
+        return cls(np.asarray(flat, dtype=np.int64), depth, grid)
+
+    def nearest_to(self, other: _Shape) -> tuple[float, int, int]:
+        """The distance [mm] to another structure, and the voxels of either there, as flat indices."""
+        distance, mine = self._tree.query(other._positions)
+        theirs = int(np.argmin(distance))
+        return float(distance[theirs]), int(self._flat[mine[theirs]]), int(other._flat[theirs])
 
     def end_near(self, voxel: int) -> _End | None:
         """The structure near a voxel of it: center, long axis, radius; None where it is no tube there."""

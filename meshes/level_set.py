@@ -50,7 +50,7 @@ def signed_distance(
     size = np.maximum(np.round((padded.size - 1) * factors).astype(int) + 1, 4)
     spacing = extent / (size - 1)
     index = [np.linspace(0, n - 1, m) for n, m in zip(padded.size, size, strict=True)]
-    fine = _resample(padded.values.astype(np.float32), index)
+    fine = resampled(padded.values.astype(np.float32), index)
     grid = Grid(fine, padded.origin, spacing, padded.direction)
     tube = np.full(fine.shape, np.inf, dtype=np.float32)
     if ways is not None and len(ways):
@@ -99,15 +99,29 @@ def _padded(level: Grid, low: list[int], high: list[int]) -> Grid:
     return Grid(values, origin, cropped.spacing, cropped.direction)
 
 
-def _resample(values: npt.NDArray[np.float32], index: list[Array]) -> npt.NDArray[np.float32]:
+def depth_within(mask: npt.NDArray[np.bool_], spacing: Array) -> npt.NDArray[np.float32]:
+    """At each voxel of a mask the distance [mm] to the nearest voxel outside of it; 0 elsewhere; spacing along i, j, k.
+
+    The border of the image is no outside: a vessel that runs out of it is not thinner there.
+    """
+    depth = np.zeros(mask.shape, dtype=np.float32)
+    found = ndimage.find_objects(mask.astype(np.uint8))
+    if found:
+        box = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in found[0])
+        depth[box] = ndimage.distance_transform_edt(mask[box], sampling=spacing[::-1])
+    return depth
+
+
+def resampled(values: npt.NDArray[np.float32], index: list[Array]) -> npt.NDArray[np.float32]:
     """Values at the products of indices per axis (i, j, k), by linear interpolation axis by axis."""
     for axis, wanted in zip((2, 1, 0), index, strict=True):
-        lower = np.clip(np.floor(wanted).astype(int), 0, values.shape[axis] - 2)
-        weight = (wanted - lower).astype(np.float32)
+        last = values.shape[axis] - 1
+        lower = np.clip(np.floor(wanted).astype(int), 0, max(last - 1, 0))
         shape = [1, 1, 1]
         shape[axis] = -1
-        share = weight.reshape(shape)
-        values = np.take(values, lower, axis=axis) * (1 - share) + np.take(values, lower + 1, axis=axis) * share
+        share = (wanted - lower).astype(np.float32).reshape(shape)
+        upper = np.take(values, np.minimum(lower + 1, last), axis=axis)
+        values = np.take(values, lower, axis=axis) * (1 - share) + upper * share
     return values
 
 

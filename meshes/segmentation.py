@@ -12,7 +12,7 @@
     between voxels where the grey values put it. Smoothing a binary mask would shrink thin vessels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from scipy import ndimage
 from meshes.bridging import Gap, bridge_gaps
 from meshes.errors import InputError
 from meshes.grid import Array, Grid
-from meshes.level_set import signed_distance
+from meshes.level_set import depth_within, resampled, signed_distance
 from meshes.tubes import SegmentationSettings, TubeResponses, tube_responses
 
 Mask = npt.NDArray[np.bool_]
@@ -50,6 +50,8 @@ def segment_lumen(
     image: sitk.Image,
     *,
     seed: tuple[float, float, float] | None = None,
+    threshold: float | None = None,
+    region: tuple[float, float, float, float, float, float] | None = None,
     settings: SegmentationSettings | None = None,
 ) -> Lumen:
     """Find the lumen of the contrast-filled vessel tree that a seed lies in, or of the most prominent one.
@@ -57,13 +59,23 @@ def segment_lumen(
     Args:
         image: CT or MR angiogram, blood brighter than tissue.
         seed: a point in the vessel, mm, LPS.
+        threshold: the wall is where the grey value is this; half-way between blood and tissue, found place by place,
+            where None.
+        region: two opposite corners of a box, x, y, z, x, y, z mm, LPS: nothing outside of it is looked at.
         settings: defaults where None.
 
     Raises:
-        InputError: the seed is outside the image or in no vessel, or no vessel is found.
+        InputError: the seed is outside the image or in no vessel, the region holds too little of the image, or no
+            vessel is found.
     """
     chosen = settings or SegmentationSettings()
     grid = Grid.of(image)
+    if region is not None:
+        box = _box_of(region, grid)
+        lumen = segment_lumen(image[box], seed=seed, threshold=threshold, settings=settings)
+        label = np.zeros(grid.values.shape, dtype=np.uint8)
+        label[box[::-1]] = sitk.GetArrayFromImage(lumen.label)
+        return replace(lumen, label=grid.like(label).image())
     if seed is not None and not grid.contains(seed)[0]:
         low, high = _bounds(grid)
         raise InputError(
@@ -85,7 +97,7 @@ def segment_lumen(
             "labels."
         )
     best = max(candidates, key=lambda candidate: candidate.score)
-    found = _follow_bias(grid, best, tubes, seed, chosen)
+    found = _follow_bias(grid, best, tubes, seed, chosen, threshold)
     share = (found.values - found.half) / found.contrast + 0.5
     bright = (found.values > found.half) & (share < 1.0 + chosen.bone_excess)
     component, gaps = bridge_gaps(found.component, bright, share, _noise(grid) / float(np.median(found.contrast)), grid)
@@ -94,8 +106,8 @@ def segment_lumen(
         "The vessel tree at the seed is taken."
         if seed is not None
         else f"The most vessel-like of {len(candidates)} kinds of bright structure is taken; give --seed for another.",
-        f"Blood is about {found.blood:.0f}, the tissue beside it {found.tissue:.0f}; the wall is half-way between "
-        f"them at each place.",
+        f"Blood is about {found.blood:.0f}, the tissue beside it {found.tissue:.0f}; the wall is "
+        + ("half-way between them at each place." if threshold is None else f"where the grey value is {threshold:g}."),
         *(
             f"The vessel goes on behind a gap of {gap.length:.1f} mm at {_point(gap.way.mean(axis=0))} mm, where "
             f"hardly any lumen is seen: a severe stenosis or an occlusion. Look there."
@@ -276,7 +288,7 @@ def _vessel_score(component: Mask, contrast: float, tubes: TubeResponses, grid: 
     length over radius for a tube. And a tube along its middle: the response there at the width that the structure has
     is near that of an ideal tube of its contrast; sheets, such as the rim of a bone, have none.
     """
-    depth = ndimage.distance_transform_edt(component, sampling=grid.spacing[::-1])
+    depth = depth_within(component, grid.spacing)
     largest = float(depth.max())
     if largest < tubes.radii[0]:
         return 0.0
@@ -292,6 +304,7 @@ def _follow_bias(
     tubes: TubeResponses,
     seed: tuple[float, float, float] | None,
     settings: SegmentationSettings,
+    threshold: float | None,
 ) -> _Followed:
     """The component again, with thresholds that follow the image."""
     values = grid.values
@@ -313,7 +326,7 @@ def _follow_bias(
     blood = _local_mean(values, cores, grid, settings.bias_length, candidate.blood)
     tissue = _local_mean(values, beside, grid, settings.bias_length, candidate.tissue)
     span = np.maximum(blood - tissue, settings.least_contrast * contrast)
-    half = (tissue + 0.5 * span).astype(np.float32)
+    half = (tissue + 0.5 * span if threshold is None else np.full_like(tissue, threshold)).astype(np.float32)
     values = _denoised(grid, span)
     above = (values > half) & (values < blood + settings.bone_excess * span)
     component = _connected(above, candidate.component.astype(np.float32), grid, seed, settings)
@@ -332,21 +345,41 @@ def _follow_bias(
 
 def _middle(component: Mask, grid: Grid) -> Mask:
     """The voxels along the middle of a structure, where partial volume at its wall does not reach."""
-    depth = ndimage.distance_transform_edt(component, sampling=grid.spacing[::-1])
+    depth = depth_within(component, grid.spacing)
     return np.asarray(component & (depth >= 0.6 * ndimage.maximum_filter(depth, 5)))
 
 
 def _local_mean(
     values: npt.NDArray[np.float32], weight: npt.ArrayLike, grid: Grid, length: float, overall: float
 ) -> npt.NDArray[np.float32]:
-    """Weighted mean around every voxel (normalized convolution); the overall mean where there is no weight near."""
+    """Weighted mean around every voxel (normalized convolution); the overall mean where there is no weight near.
+
+    Such a mean varies slowly: it is computed on a coarse grid, several steps to the length.
+    """
     weights = np.asarray(weight, dtype=np.float32)
-    sigma = length / grid.spacing[::-1]
-    amount = ndimage.gaussian_filter(weights, sigma, mode="constant", truncate=3.0)
-    summed = ndimage.gaussian_filter(weights * values, sigma, mode="constant", truncate=3.0)
+    factors = np.maximum(1, (length / 4.0 / grid.spacing).astype(int))
+    sigma = length / (grid.spacing * factors)[::-1]
+    amount, summed = (
+        ndimage.gaussian_filter(_summed(part, factors), sigma, mode="constant", truncate=3.0)
+        for part in (weights, weights * values)
+    )
     floor = 1e-3 * float(amount.max()) + 1e-12
-    mean: npt.NDArray[np.float32] = ((summed + floor * overall) / (amount + floor)).astype(np.float32)
-    return mean
+    coarse = (summed + floor * overall) / (amount + floor)
+    if (factors == 1).all():
+        return np.asarray(coarse, dtype=np.float32)
+    # A block's value is that of its middle.
+    index = [
+        np.clip((np.arange(size) - 0.5 * (factor - 1)) / factor, 0.0, max(count - 1.0, 0.0))
+        for size, factor, count in zip(grid.size, factors, coarse.shape[::-1], strict=True)
+    ]
+    return resampled(coarse.astype(np.float32), index)
+
+
+def _summed(values: npt.NDArray[np.float32], factors: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Sums over blocks of voxels, ``factors`` (along i, j, k) to a side."""
+    for axis, factor in zip((2, 1, 0), factors, strict=True):
+        values = np.add.reduceat(values, np.arange(0, values.shape[axis], int(factor)), axis=axis)
+    return values
 
 
 def _denoised(grid: Grid, contrast: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -406,6 +439,22 @@ def _box(mask: Mask, margin: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np
     low = np.array([max(0, part.start - margin) for part in found[::-1]])
     high = np.array([min(size, part.stop + margin) for part, size in zip(found[::-1], mask.shape[::-1], strict=True)])
     return low, high
+
+
+def _box_of(region: tuple[float, float, float, float, float, float], grid: Grid) -> tuple[slice, ...]:
+    """The voxels (along i, j, k) around a box given by two corners in mm, LPS."""
+    a, b = np.array(region[:3]), np.array(region[3:])
+    corners = np.array([[(a, b)[x][0], (a, b)[y][1], (a, b)[z][2]] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
+    index = grid.to_index(corners)
+    low = np.clip(np.floor(index.min(axis=0)).astype(np.int64), 0, grid.size)
+    high = np.clip(np.ceil(index.max(axis=0)).astype(np.int64) + 1, 0, grid.size)
+    if (high - low < 8).any():
+        first, last = _bounds(grid)
+        raise InputError(
+            f"The region {_point(a)} to {_point(b)} holds less than 8 voxels of the image along one axis; the image "
+            f"reaches from {_point(first)} to {_point(last)} mm (LPS)."
+        )
+    return tuple(slice(int(first), int(last)) for first, last in zip(low, high, strict=True))
 
 
 def _bounds(grid: Grid) -> tuple[Array, Array]:

@@ -26,6 +26,9 @@ CASE_FORMAT = 1
 IMAGE = "image.nrrd"
 LABELS = "labels.nrrd"
 LEVEL_SET = "level_set.nrrd"
+PICTURE = "lumen.png"
+"""Projections of the image with the lumen's outline, to judge the segmentation by."""
+
 LUMEN = "lumen.nrrd"
 """The level set without the branches that the centerline leaves out: what is meshed."""
 

@@ -64,12 +64,57 @@ def _seed_point(text: str | None) -> tuple[float, float, float] | None:
     return x, y, z
 
 
+def _region_box(text: str | None) -> tuple[float, float, float, float, float, float] | None:
+    if text is None:
+        return None
+    try:
+        x0, y0, z0, x1, y1, z1 = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(
+            f'--region "{text}" is not X,Y,Z,X,Y,Z: two opposite corners of a box in mm (LPS) with commas between.'
+        ) from error
+    return x0, y0, z0, x1, y1, z1
+
+
+ImageFile = Annotated[Path, typer.Argument(help="NIfTI, NRRD or MHA file, or a folder of DICOM slices.")]
+NewCase = Annotated[Path, typer.Option(help="The case's folder; made if it is not there.")]
+Labels = Annotated[Path | None, typer.Option(help="Label map on the image's grid, instead of segmentation.")]
+Seed = Annotated[str | None, typer.Option(help="A point in the vessel: X,Y,Z in mm, LPS.")]
+Threshold = Annotated[float | None, typer.Option(help="Grey value at the wall, where the one found is not right.")]
+Region = Annotated[str | None, typer.Option(help="Look only inside this box: X,Y,Z,X,Y,Z in mm, LPS.")]
+
+
+@app.command()
+def segment(
+    image: ImageFile,
+    case: NewCase,
+    labels: Labels = None,
+    seed: Seed = None,
+    threshold: Threshold = None,
+    region: Region = None,
+    config: Annotated[
+        Path | None, typer.Option(help="plan.toml with any settings that differ from the defaults.")
+    ] = None,
+) -> None:
+    """Find the lumen only, and write a picture to judge it by: the first steps of plan."""
+    from surgical_twin.case import PICTURE
+    from surgical_twin.plan_settings import read_plan
+    from surgical_twin.planning import PlanRequest
+
+    request = PlanRequest(image, labels, _seed_point(seed), threshold, _region_box(region), read_plan(config))
+    plan_case(request, case, until="lumen")
+    info(case)
+    out.print(f"Look at {case / PICTURE}.", soft_wrap=True)
+
+
 @app.command()
 def plan(
-    image: Annotated[Path, typer.Argument(help="NIfTI, NRRD or MHA file, or a folder of DICOM slices.")],
-    case: Annotated[Path, typer.Option(help="The case's folder; made if it is not there.")],
-    labels: Annotated[Path | None, typer.Option(help="Label map on the image's grid, instead of segmentation.")] = None,
-    seed: Annotated[str | None, typer.Option(help="A point in the vessel: X,Y,Z in mm, LPS.")] = None,
+    image: ImageFile,
+    case: NewCase,
+    labels: Labels = None,
+    seed: Seed = None,
+    threshold: Threshold = None,
+    region: Region = None,
     config: Annotated[
         Path | None, typer.Option(help="plan.toml with any settings that differ from the defaults.")
     ] = None,
@@ -78,12 +123,12 @@ def plan(
     from surgical_twin.plan_settings import read_plan
     from surgical_twin.planning import PlanRequest
 
-    request = PlanRequest(image, labels, _seed_point(seed), read_plan(config))
+    request = PlanRequest(image, labels, _seed_point(seed), threshold, _region_box(region), read_plan(config))
     plan_case(request, case)
     info(case)
 
 
-def plan_case(request: "PlanRequest", folder: Path) -> None:  # type: ignore[name-defined]  # noqa: F821
+def plan_case(request: "PlanRequest", folder: Path, *, until: str | None = None) -> None:  # type: ignore[name-defined]  # noqa: F821
     """Plan with a progress bar per step."""
     from surgical_twin.case import Case
     from surgical_twin.planning import Step
@@ -96,7 +141,7 @@ def plan_case(request: "PlanRequest", folder: Path) -> None:  # type: ignore[nam
             task = progress.add_task(step.title, total=1.0)
             return lambda share: progress.update(task, completed=share)
 
-        run_plan(request, opened, watch)
+        run_plan(request, opened, watch, until=until)
 
 
 def _progress() -> Progress:

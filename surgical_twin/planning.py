@@ -20,6 +20,7 @@ from meshes.anatomy import anatomy_surface, skin_points
 from meshes.centerline import extract_centerline
 from meshes.files import read_centerline, read_lumen_mesh, write_lumen_mesh
 from meshes.image import read_image
+from meshes.picture import write_projections
 from meshes.ports import find_ports
 from meshes.quality import mesh_quality
 from meshes.segmentation import Lumen, lumen_from_labels, segment_lumen
@@ -38,6 +39,7 @@ from surgical_twin.case import (
     LEVEL_SET,
     LUMEN,
     MESH,
+    PICTURE,
     REDUCED,
     STENOSES,
     SURFACE,
@@ -70,6 +72,8 @@ class PlanRequest:
     image: Path
     labels: Path | None = None
     seed: tuple[float, float, float] | None = None
+    threshold: float | None = None
+    region: tuple[float, float, float, float, float, float] | None = None
     settings: PlanSettings = PlanSettings()
 
 
@@ -82,13 +86,14 @@ class Step:
     run: Callable[[Case, PlanRequest, Say], None]
 
 
-def plan(request: PlanRequest, case: Case, watch: Callable[[Step], Say]) -> None:
+def plan(request: PlanRequest, case: Case, watch: Callable[[Step], Say], *, until: str | None = None) -> None:
     """Run every planning step that is not current.
 
     Args:
         request: what to plan from.
         case: where to.
         watch: called when a step begins; returns what takes the share of it that is done.
+        until: the last step to run; all where None.
 
     Raises:
         InputError: from any step, for input that cannot be used; nothing is left half-written.
@@ -98,6 +103,8 @@ def plan(request: PlanRequest, case: Case, watch: Callable[[Step], Say]) -> None
         say(0.0)
         step.run(case, request, say)
         say(1.0)
+        if step.name == until:
+            break
 
 
 def write_image(image: sitk.Image, path: Path) -> None:
@@ -143,6 +150,8 @@ def _lumen(case: Case, request: PlanRequest, say: Say) -> None:
     """Find the lumen, or take it from the label map."""
     settings: dict[str, Any] = {
         "seed": list(request.seed or ()),
+        "threshold": "" if request.threshold is None else request.threshold,
+        "region": list(request.region or ()),
         "labels": "" if request.labels is None else _source_hash(request.labels),
         **_without_none(request.settings.segmentation),
     }
@@ -151,18 +160,19 @@ def _lumen(case: Case, request: PlanRequest, say: Say) -> None:
     image = sitk.ReadImage(str(case.require(IMAGE)))
     lumen: Lumen
     if request.labels is None:
-        lumen = segment_lumen(image, seed=request.seed)
+        lumen = segment_lumen(image, seed=request.seed, threshold=request.threshold, region=request.region)
     else:
         labels = read_image(request.labels)
         lumen = lumen_from_labels(labels, image, value=request.settings.segmentation.label)
     write_image(lumen.label, case.path(LABELS))
     write_image(lumen.level_set, case.path(LEVEL_SET))
+    write_projections(image, lumen.label, case.path(PICTURE), title=f"{request.image.name}: the lumen found")
     voxels = int(sitk.GetArrayViewFromImage(lumen.label).sum())
     figures = {"lumen_voxels": voxels, "lumen_ml": round(voxels * float(np.prod(image.GetSpacing())) / 1000, 4)}
     case.record_step(
         "lumen",
         inputs=[IMAGE],
-        outputs=[LABELS, LEVEL_SET],
+        outputs=[LABELS, LEVEL_SET, PICTURE],
         settings=settings,
         figures=figures,
         notes=lumen.notes,

@@ -1,5 +1,6 @@
 """The commands, as a user types them: what they make, and what they say to bad input."""
 
+import csv
 import dataclasses
 import json
 import re
@@ -35,7 +36,8 @@ def says(done, *words):
 def test_plan_leaves_a_case_of_standard_files(planned):
     case = Case.open(planned.folder / "case")
     files = ["image.nrrd", "labels.nrrd", "level_set.nrrd", "lumen.nrrd", "centerline.vtp", "mesh.vtu"]
-    files += ["surface.vtp", "anatomy.vtp", "fiducials.csv", "axis.csv", "reduced.npz"]
+    files += ["surface.vtp", "anatomy.vtp", "fiducials.csv", "axis.csv", "reduced.npz", "lumen.png"]
+    files += ["centerline.csv", "branches.csv", "stenoses.csv"]
     for name in files:
         assert case.path(name).is_file(), name
     figures = case.step("mesh")["figures"]
@@ -46,6 +48,39 @@ def test_plan_leaves_a_case_of_standard_files(planned):
     held_out = case.step("reduced")["figures"]
     assert held_out["port_pressure_rms"] < 0.03
     assert held_out["port_flow_rms"] < 0.03
+
+
+def test_a_plan_measures_the_phantoms_branches_and_its_stenosis(planned):
+    """The parent's radius is 4.5 mm, the daughters' 3.6 and 3.0, the stenosis 55 % in diameter."""
+    with (planned.folder / "case" / "branches.csv").open() as stream:
+        branches = {row["branch"]: row for row in csv.DictReader(stream)}
+    assert [float(branches[number]["radius_mm"]) for number in "012"] == pytest.approx([4.5, 3.6, 3.0], rel=0.02)
+    assert [branches[number]["parent"] for number in "012"] == ["", "0", "0"]
+    with (planned.folder / "case" / "stenoses.csv").open() as stream:
+        stenoses = list(csv.DictReader(stream))
+    assert len(stenoses) == 1
+    assert float(stenoses[0]["diameter_reduction"]) == pytest.approx(0.55, abs=0.03)
+    with (planned.folder / "case" / "centerline.csv").open() as stream:
+        assert len(list(csv.DictReader(stream))) > 100
+
+
+def test_segment_finds_the_lumen_only_and_draws_it(room):
+    done = room.run("segment", "ct.nrrd", "--case", "segmented")
+    assert done.returncode == 0, done.stderr
+    case = Case.open(room.folder / "segmented")
+    assert case.path("lumen.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert not case.path("mesh.vtu").exists()
+    whole = sitk.GetArrayFromImage(sitk.ReadImage(str(case.path("labels.nrrd")))) > 0
+    # A higher threshold makes the vessel thinner; a box keeps what is outside of it out.
+    done = room.run("segment", "ct.nrrd", "--case", "segmented", "--threshold", "280",
+                    "--region=-40,-40,-20,40,40,40")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    image = sitk.ReadImage(str(case.path("labels.nrrd")))
+    part = sitk.GetArrayFromImage(image) > 0
+    assert 0.2 * whole.sum() < part.sum() < 0.8 * whole.sum()
+    assert (part & ~whole).sum() < 0.01 * part.sum()
+    says(room.run("segment", "ct.nrrd", "--case", "boxed", "--region", "1,2,3"), "X,Y,Z,X,Y,Z")
+    says(room.run("segment", "ct.nrrd", "--case", "boxed", "--region", "0,0,0,1,1,1"), "less than 8 voxels")
 
 
 def test_plan_again_does_nothing_twice(planned):
