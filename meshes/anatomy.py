@@ -7,7 +7,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from meshes.grid import Array, Grid
-from meshes.segmentation import Lumen
+from meshes.lumen import Lumen
 
 COARSE_MM = 1.5
 """The backdrop is made from voxels of at least this size: it need not be fine."""

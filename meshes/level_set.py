@@ -140,7 +140,11 @@ def redistance(level: Grid) -> Grid:
     The distance to the plane of the nearest of many samples of the wall, near the wall; farther away, where the
     foot's plane says less, the distance to the sample itself.
     """
-    surface = wall_surface(level)
+    return distance_to(wall_surface(level), level)
+
+
+def distance_to(surface: pv.PolyData, level: Grid) -> Grid:
+    """Signed distance [mm] to a surface of triangles, on the grid and with the signs of ``level``; see `redistance`."""
     triangles = surface.faces.reshape(-1, 4)[:, 1:]
     corners = np.asarray(surface.points, dtype=float)[triangles]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])

@@ -23,27 +23,13 @@ from meshes.bridging import Gap, bridge_gaps
 from meshes.errors import InputError
 from meshes.grid import Array, Grid
 from meshes.level_set import depth_within, resampled, signed_distance
+from meshes.lumen import Lumen
 from meshes.tubes import SegmentationSettings, TubeResponses, tube_responses
 
 Mask = npt.NDArray[np.bool_]
 
 PEAK_WEIGHT = 0.05
 """How much a bright, tube-like voxel outside of the vessel found at first counts for blood's grey value."""
-
-
-@dataclass(frozen=True)
-class Lumen:
-    """The lumen of one vessel tree.
-
-    Attributes:
-        label: uint8, 1 in the lumen, on the image's grid.
-        level_set: float32, signed distance to the wall in mm, negative inside; cropped, nearly cubic voxels.
-        notes: what was decided on the way, one sentence each.
-    """
-
-    label: sitk.Image
-    level_set: sitk.Image
-    notes: tuple[str, ...]
 
 
 def segment_lumen(
@@ -134,63 +120,6 @@ def _line(gaps: list[Gap]) -> Array:
         for at, gap in zip(fine, gaps, strict=True)
     ]
     return np.concatenate(lines) if lines else np.zeros((0, 3))
-
-
-def lumen_from_labels(labels: sitk.Image, image: sitk.Image, *, value: int | None = None) -> Lumen:
-    """Take the lumen from a label map on the image's grid.
-
-    Args:
-        labels: 0 is background.
-        image: the planning image.
-        value: which label is lumen; all but 0 where None.
-
-    Raises:
-        InputError: the label map is on another grid, or holds no such label.
-    """
-    _check_same_grid(labels, image)
-    grid = Grid.of(labels, np.float32)
-    wanted = grid.values != 0 if value is None else grid.values == value
-    if not wanted.any():
-        present = ", ".join(f"{number:g}" for number in np.unique(grid.values)[:20])
-        asked = "any label but 0" if value is None else f"label {value}"
-        raise InputError(f"The label map holds no voxel of {asked}; its values are {present}.")
-    parts, count = ndimage.label(wanted, np.ones((3, 3, 3)))
-    notes = []
-    if count > 1:
-        sizes = np.bincount(parts.ravel())[1:]
-        wanted = parts == 1 + int(np.argmax(sizes))
-        notes.append(f"Of {count} separate parts of the label map the largest, {sizes.max()} voxels, is used.")
-    wanted = ndimage.binary_fill_holes(wanted)
-    low, high = _box(wanted, 4)
-    cropped = grid.crop(low.tolist(), high.tolist())
-    block = wanted[low[2] : high[2], low[1] : high[1], low[0] : high[0]]
-    # A mask says nothing of where between two voxels the wall is. A narrow Gaussian, and then the level that keeps the
-    # volume, gives a smooth wall that neither shrinks nor swells the whole.
-    soft = ndimage.gaussian_filter(block.astype(np.float32), 0.7)
-    level = float(np.quantile(soft, 1.0 - block.mean()))
-    relative = cropped.like((level - soft).astype(np.float32))
-    return Lumen(
-        label=grid.like(wanted.astype(np.uint8)).image(),
-        level_set=signed_distance(relative, block),
-        notes=tuple(notes),
-    )
-
-
-def _check_same_grid(labels: sitk.Image, image: sitk.Image) -> None:
-    same = labels.GetSize() == image.GetSize() and all(
-        np.allclose(a, b, rtol=1e-4, atol=1e-3 * min(image.GetSpacing()))
-        for a, b in (
-            (labels.GetOrigin(), image.GetOrigin()),
-            (labels.GetSpacing(), image.GetSpacing()),
-            (labels.GetDirection(), image.GetDirection()),
-        )
-    )
-    if not same:
-        raise InputError(
-            f"The label map is on another grid ({labels.GetSize()} voxels of {_point(labels.GetSpacing())} mm) than "
-            f"the image "
-            f"({image.GetSize()} of {_point(image.GetSpacing())} mm); resample it onto the image."
-        )
 
 
 @dataclass(frozen=True)
@@ -431,14 +360,6 @@ def _connected(
     reach = np.where(above, distance, np.inf)
     nearest = int(np.argmin(reach))
     return parts == parts.ravel()[nearest] if reach.ravel()[nearest] <= settings.seed_reach else None
-
-
-def _box(mask: Mask, margin: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """First and past-the-last voxel (i, j, k) of a mask's bounding box with a margin, within the array."""
-    found = ndimage.find_objects(mask.astype(np.uint8))[0]
-    low = np.array([max(0, part.start - margin) for part in found[::-1]])
-    high = np.array([min(size, part.stop + margin) for part, size in zip(found[::-1], mask.shape[::-1], strict=True)])
-    return low, high
 
 
 def _box_of(region: tuple[float, float, float, float, float, float], grid: Grid) -> tuple[slice, ...]:

@@ -78,7 +78,11 @@ def _region_box(text: str | None) -> tuple[float, float, float, float, float, fl
 
 ImageFile = Annotated[Path, typer.Argument(help="NIfTI, NRRD or MHA file, or a folder of DICOM slices.")]
 NewCase = Annotated[Path, typer.Option(help="The case's folder; made if it is not there.")]
-Labels = Annotated[Path | None, typer.Option(help="Label map on the image's grid, instead of segmentation.")]
+Labels = Annotated[
+    Path | None,
+    typer.Option(help="Label map on the image's grid, .seg.nrrd or closed surface, instead of segmentation."),
+]
+Segment = Annotated[str | None, typer.Option("--segment", help="Which segment of a .seg.nrrd is lumen, by its name.")]
 Seed = Annotated[str | None, typer.Option(help="A point in the vessel: X,Y,Z in mm, LPS.")]
 Threshold = Annotated[float | None, typer.Option(help="Grey value at the wall, where the one found is not right.")]
 Region = Annotated[str | None, typer.Option(help="Look only inside this box: X,Y,Z,X,Y,Z in mm, LPS.")]
@@ -89,6 +93,7 @@ def segment(
     image: ImageFile,
     case: NewCase,
     labels: Labels = None,
+    segment_name: Segment = None,
     seed: Seed = None,
     threshold: Threshold = None,
     region: Region = None,
@@ -101,7 +106,9 @@ def segment(
     from surgical_twin.plan_settings import read_plan
     from surgical_twin.planning import PlanRequest
 
-    request = PlanRequest(image, labels, _seed_point(seed), threshold, _region_box(region), read_plan(config))
+    request = PlanRequest(
+        image, labels, segment_name, _seed_point(seed), threshold, _region_box(region), read_plan(config)
+    )
     plan_case(request, case, until="lumen")
     info(case)
     out.print(f"Look at {case / PICTURE}.", soft_wrap=True)
@@ -112,6 +119,7 @@ def plan(
     image: ImageFile,
     case: NewCase,
     labels: Labels = None,
+    segment_name: Segment = None,
     seed: Seed = None,
     threshold: Threshold = None,
     region: Region = None,
@@ -123,7 +131,9 @@ def plan(
     from surgical_twin.plan_settings import read_plan
     from surgical_twin.planning import PlanRequest
 
-    request = PlanRequest(image, labels, _seed_point(seed), threshold, _region_box(region), read_plan(config))
+    request = PlanRequest(
+        image, labels, segment_name, _seed_point(seed), threshold, _region_box(region), read_plan(config)
+    )
     plan_case(request, case)
     info(case)
 

@@ -18,12 +18,14 @@ import SimpleITK as sitk
 
 from meshes.anatomy import anatomy_surface, skin_points
 from meshes.centerline import extract_centerline
+from meshes.external import read_lumen
 from meshes.files import read_centerline, read_lumen_mesh, write_lumen_mesh
 from meshes.image import read_image
+from meshes.lumen import Lumen
 from meshes.picture import write_projections
 from meshes.ports import find_ports
 from meshes.quality import mesh_quality
-from meshes.segmentation import Lumen, lumen_from_labels, segment_lumen
+from meshes.segmentation import segment_lumen
 from meshes.tetrahedra import LumenMesh, mesh_lumen
 from meshes.trimming import trim_to_centerline, unresolved_narrowing
 from surgical_twin.axis import Axis, main_axis, path_axis
@@ -71,6 +73,7 @@ class PlanRequest:
 
     image: Path
     labels: Path | None = None
+    segment: str | None = None
     seed: tuple[float, float, float] | None = None
     threshold: float | None = None
     region: tuple[float, float, float, float, float, float] | None = None
@@ -152,6 +155,7 @@ def _lumen(case: Case, request: PlanRequest, say: Say) -> None:
         "seed": list(request.seed or ()),
         "threshold": "" if request.threshold is None else request.threshold,
         "region": list(request.region or ()),
+        "segment": request.segment or "",
         "labels": "" if request.labels is None else _source_hash(request.labels),
         **_without_none(request.settings.segmentation),
     }
@@ -162,8 +166,8 @@ def _lumen(case: Case, request: PlanRequest, say: Say) -> None:
     if request.labels is None:
         lumen = segment_lumen(image, seed=request.seed, threshold=request.threshold, region=request.region)
     else:
-        labels = read_image(request.labels)
-        lumen = lumen_from_labels(labels, image, value=request.settings.segmentation.label)
+        value = request.settings.segmentation.label
+        lumen = read_lumen(request.labels, image, value=value, segment=request.segment)
     write_image(lumen.label, case.path(LABELS))
     write_image(lumen.level_set, case.path(LEVEL_SET))
     write_projections(image, lumen.label, case.path(PICTURE), title=f"{request.image.name}: the lumen found")

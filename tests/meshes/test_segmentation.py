@@ -9,10 +9,11 @@ from scipy import ndimage
 
 from meshes.centerline import extract_centerline
 from meshes.errors import InputError
+from meshes.external import lumen_from_labels
 from meshes.grid import Grid
 from meshes.ports import find_ports
 from meshes.quality import mesh_quality
-from meshes.segmentation import lumen_from_labels, segment_lumen
+from meshes.segmentation import segment_lumen
 from meshes.shapes import scanned
 from meshes.tetrahedra import mesh_lumen
 from meshes.trimming import trim_to_centerline
