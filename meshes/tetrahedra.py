@@ -126,7 +126,7 @@ def mesh_lumen(
         logger.warning(
             "the lumen needs %d tetrahedra, more than the %d asked for", len(best.tetrahedra), max_tetrahedra
         )
-    return _bulged(best, field)
+    return _mended(_bulged(best, field))
 
 
 @dataclass(frozen=True)
@@ -337,10 +337,16 @@ def _adapted(points: Array, tetrahedra: Index, size: Array, ports: Sequence[Port
         corners = new_points[outer]
         upright = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]) @ port.normal
         new_tags[np.isin(outer, nodes).all(axis=1) & (new_tags == WALL_TAG) & (upright > 0)] = port.tag
-    at_ports = [(port.normal, np.unique(outer[new_tags == port.tag])) for port in ports]
-    for port, (normal, nodes) in zip(ports, at_ports, strict=True):
-        new_points[nodes] -= ((new_points[nodes] - port.center) @ normal)[:, None] * normal
-    return LumenMesh(relaxed(new_points, new, at_ports, MENDED_SHAPE), new, outer, new_tags, tuple(ports))
+    for port in ports:
+        nodes = np.unique(outer[new_tags == port.tag])
+        new_points[nodes] -= ((new_points[nodes] - port.center) @ port.normal)[:, None] * port.normal
+    return _mended(LumenMesh(new_points, new, outer, new_tags, tuple(ports)))
+
+
+def _mended(mesh: LumenMesh) -> LumenMesh:
+    """The mesh with the nodes around its worst tetrahedra moved (`mending.relaxed`)."""
+    at_ports = [(port.normal, np.unique(mesh.triangles[mesh.triangle_tags == port.tag])) for port in mesh.ports]
+    return replace(mesh, points=relaxed(mesh.points, mesh.tetrahedra, at_ports, MENDED_SHAPE))
 
 
 def _bulged(mesh: LumenMesh, field: Grid) -> LumenMesh:
