@@ -32,6 +32,9 @@ _VIEW_ANGLE = 24.0
 PANEL_SHARE = 0.3
 """Part of the window's width that the numbers take."""
 
+LEAST_WINDOW = 100
+"""Below this many pixels a side nothing is written."""
+
 
 class Scene:
     """What the surgeon sees. Positions mm LPS, pressures mmHg.
@@ -245,6 +248,9 @@ class Scene:
     def _draw(self) -> None:
         """Bring panel, banner and text sizes up to date with state and window size."""
         width, height = (int(x) for x in self._plotter.window_size)
+        # A page that is only just opening has a window of a few pixels: there is no room for text in it.
+        if min(width, height) < LEAST_WINDOW:
+            return
         # The silence counts on in tenths; redraw no more often than the text changes.
         silent = None if self._silent_s is None else round(self._silent_s, 1)
         key = (self._state, silent, self._problem, width, height)

@@ -143,6 +143,20 @@ def test_pictures_have_the_size_asked_for_and_replace_a_file_whole(scene, state,
     scene.render(SIZE)
 
 
+def test_a_window_of_a_few_pixels_is_no_fault(scene, state, capfd):
+    """A browser opens the page with one, and then gives it its size."""
+    scene.update(state())
+    window = scene.plotter.render_window
+    size = window.GetSize()
+    for tiny in ((30, 500), (300, 20), (10, 10)):
+        window.SetSize(*tiny)
+        scene.refresh()
+    window.SetSize(*size)
+    scene.refresh()
+    # What goes wrong inside of VTK's callbacks is only printed.
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_a_case_folder_is_shown(case, state, ports):
     surface = pv.read(case / "surface.vtp")
     surface.field_data["PortNames"] = list(ports)
