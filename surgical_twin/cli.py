@@ -85,6 +85,7 @@ Labels = Annotated[
 Segment = Annotated[str | None, typer.Option("--segment", help="Which segment of a .seg.nrrd is lumen, by its name.")]
 Seed = Annotated[str | None, typer.Option(help="A point in the vessel: X,Y,Z in mm, LPS.")]
 Threshold = Annotated[float | None, typer.Option(help="Grey value at the wall, where the one found is not right.")]
+Config = Annotated[Path | None, typer.Option(help="plan.toml with any settings that differ from the defaults.")]
 Region = Annotated[str | None, typer.Option(help="Look only inside this box: X,Y,Z,X,Y,Z in mm, LPS.")]
 
 
@@ -97,9 +98,7 @@ def segment(
     seed: Seed = None,
     threshold: Threshold = None,
     region: Region = None,
-    config: Annotated[
-        Path | None, typer.Option(help="plan.toml with any settings that differ from the defaults.")
-    ] = None,
+    config: Config = None,
 ) -> None:
     """Find the lumen only, and write a picture to judge it by: the first steps of plan."""
     from surgical_twin.case import PICTURE
@@ -123,9 +122,7 @@ def plan(
     seed: Seed = None,
     threshold: Threshold = None,
     region: Region = None,
-    config: Annotated[
-        Path | None, typer.Option(help="plan.toml with any settings that differ from the defaults.")
-    ] = None,
+    config: Config = None,
 ) -> None:
     """Plan a case from an angiography volume: lumen, mesh, 3D flow, reduced model."""
     from surgical_twin.plan_settings import read_plan
