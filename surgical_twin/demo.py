@@ -44,7 +44,7 @@ def run_demo(folder: Path, seed: int, console: Console) -> int:
         console.print(f"{request.image}: {' x '.join(map(str, phantom.image.GetSize()))} voxels")
 
         console.rule("2  plan")
-        from surgical_twin.cli import plan_case  # the command line owns the progress bars
+        from surgical_twin.commands.planning import plan_case  # the commands own the progress bars
 
         case_folder = folder / "case"
         plan_case(request, case_folder)

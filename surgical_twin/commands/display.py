@@ -1,0 +1,42 @@
+"""Commands that show: exports of a case, and a window or page on a running twin."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from surgical_twin.commands.console import CaseFolder, out
+from surgical_twin.errors import InputError
+
+
+def export(
+    case: CaseFolder,
+    glb: Annotated[Path | None, typer.Option(help="Write the 3D scene for AR and the web (GLB).")] = None,
+    png: Annotated[Path | None, typer.Option(help="Write a picture.")] = None,
+) -> None:
+    """Write the planned case as a GLB model, a picture, or both."""
+    from surgical_twin.case import Case
+    from surgical_twin.display import export_glb, export_png
+
+    if glb is None and png is None:
+        raise InputError("export has nothing to write; give --glb FILE, --png FILE or both.")
+    opened = Case.open(case)
+    if glb is not None:
+        export_glb(opened, glb)
+        out.print(f"{glb} written")
+    if png is not None:
+        export_png(opened, png)
+        out.print(f"{png} written")
+
+
+def view(
+    case: CaseFolder,
+    states: Annotated[str, typer.Option(help="Where the twin publishes its states.")] = "tcp://127.0.0.1:5591",
+    web: Annotated[bool, typer.Option("--web", help="Serve a web page instead of opening a window.")] = False,
+    port: Annotated[int, typer.Option(help="Port of the web page on 127.0.0.1.")] = 8080,
+) -> None:
+    """Show a running twin in a window or as a web page."""
+    from surgical_twin.case import Case
+    from surgical_twin.display import run_display
+
+    run_display(Case.open(case), states, web=web, port=port)
