@@ -14,13 +14,13 @@ from rich.console import Console
 
 from meshes.phantom import Phantom, stenosed_bifurcation
 from surgical_twin.case import Case
-from surgical_twin.demo_pictures import make_pictures
 from surgical_twin.errors import InputError
 from surgical_twin.memory import PeakMemory
 from surgical_twin.plan_settings import PlanSettings
 from surgical_twin.planning import PlanRequest, write_image, write_table
+from surgical_twin.procedure_pictures import make_pictures
 from surgical_twin.replay import open_recording, replay
-from surgical_twin.report import DemoFindings, write_report
+from surgical_twin.report import Figure, case_figures, latency_figures, procedure_figures, write_report
 from surgical_twin.scoring import score
 
 DEMO_TETRAHEDRA = 45_000
@@ -61,18 +61,16 @@ def run_demo(folder: Path, seed: int, console: Console) -> int:
         if not replayed.identical:
             console.print(f"[bold red]replay differs at state {replayed.first_difference}[/]")
         result = score(model, opened.events, case)
-        pictures = make_pictures(case, phantom, result, folder)
-    findings = DemoFindings(
-        case=case,
-        dice=dice_coefficient(phantom, case),
-        replay=replayed,
-        score=result,
-        live=json.loads(live_report.read_text(encoding="utf-8")),
-        seconds=time.monotonic() - begin,
-        peak_memory_gb=memory.peak_gb,
-        pictures=pictures,
-    )
-    return write_report(findings, folder, console)
+        pictures = make_pictures(case, result, folder)
+    figures = {
+        "dice": Figure(dice_coefficient(phantom, case), "", ">= 0.90"),
+        **case_figures(case),
+        **procedure_figures(result, replayed),
+        **latency_figures(json.loads(live_report.read_text(encoding="utf-8"))),
+        "demo_minutes": Figure((time.monotonic() - begin) / 60, "min", "<= 10"),
+        "peak_memory": Figure(memory.peak_gb, "GB", "<= 6", why="this system has no /proc"),
+    }
+    return write_report("demo", figures, pictures, folder, console)
 
 
 def phantom_request(phantom: Phantom, folder: Path) -> PlanRequest:

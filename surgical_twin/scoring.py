@@ -99,6 +99,11 @@ class PressureTrace:
         """Share of the truth inside the 95 % interval."""
         return float(np.mean((self.truth >= self.lower) & (self.truth <= self.upper)))
 
+    @property
+    def mean_width(self) -> float:
+        """Mean width of the 95 % interval, mmHg."""
+        return float(np.mean(self.upper - self.lower))
+
     def between(self, begin: float, end: float) -> "PressureTrace":
         """The part between two times [s]."""
         inside = (self.time >= begin) & (self.time <= end)
@@ -183,8 +188,18 @@ def tip_trace(states: Sequence[TwinState], played: PlayedProcedure) -> PressureT
 
 
 def score(model: SessionModel, events: Sequence[Event], case: Case) -> Score:
-    """Score a recorded procedure."""
+    """Hold a recorded procedure against the truth.
+
+    Raises:
+        InputError: no procedure was simulated on the case, the recording is of another one, or it holds no
+            registration or no state with a pressure at the tip.
+    """
     played = PlayedProcedure.load(case)
+    if not any(0 <= played.seconds(event.receive_time_ns) <= played.motion.duration for event in events):
+        raise InputError(
+            f"The recording is of another procedure than the last one that was simulated on {case.folder}, "
+            "and only that one's truth is kept; score a recording before simulating anew."
+        )
     final, states = fold(model, events)
     unassimilated = replace(model, settings=replace(model.settings, assimilate=False))
     _, open_loop = fold(unassimilated, events)

@@ -130,6 +130,27 @@ def test_the_twin_tracks_the_hidden_truth_and_knows_how_well(played):
     assert result.ahead.inside
 
 
+def test_score_reports_against_the_truth_of_the_last_simulated_procedure(played):
+    done = played.run("score", "procedure.mcap", "--out", "scored")
+    assert done.returncode in (0, 1), done.stderr
+    figures = json.loads((played.folder / "scored" / "report.json").read_text(encoding="utf-8"))["figures"]
+    assert figures["replay_identical"]["value"] == 1
+    assert figures["tip_pressure_error_after"]["value"] < figures["tip_pressure_error_before"]["value"]
+    assert figures["tip_pressure_interval_after"]["value"] > 0
+    page = (played.folder / "scored" / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 6
+    # The truth of another procedure is not this one's.
+    record = played.folder / "case" / "truth" / "procedure.json"
+    kept = record.read_text(encoding="utf-8")
+    content = json.loads(kept)
+    record.write_text(json.dumps({**content, "epoch_ns": content["epoch_ns"] + 10**13}), encoding="utf-8")
+    try:
+        says(played.run("score", "procedure.mcap", "--out", "other"), "another procedure")
+    finally:
+        record.write_text(kept, encoding="utf-8")
+    assert not (played.folder / "other").exists()
+
+
 def test_state_never_shows_a_number_without_its_interval(played):
     for frame in read_recording(played.folder / "procedure.mcap").states[::50]:
         state = decode(frame.partition(b"\0")[2])

@@ -1,16 +1,17 @@
-"""The demo's pictures: overlays on a camera image, the scene, pressure over time and along the vessel."""
+"""Pictures of a procedure on a simulated patient: overlays on a camera image, the scene, pressure in time and along the
+vessel."""
 
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meshes.phantom import Phantom
 from registration.camera import PinholeCamera
 from registration.rigid import invert
 from streams.messages import TwinState
-from surgical_twin.case import ANATOMY, CENTERLINE, SURFACE, Case
+from surgical_twin.case import ANATOMY, CENTERLINE, FIDUCIALS, SURFACE, Case
 from surgical_twin.scoring import PlayedProcedure, Score
+from surgical_twin.session_model import read_points
 from viewer.overlay import Overlay
 from viewer.photograph import BONE, Surface, photograph
 from viewer.scene import Scene, read_surface, write_png
@@ -23,7 +24,7 @@ WINDOW_S = 4.0
 """How much of a trace is drawn before and after the tip passes the narrowest place."""
 
 
-def make_pictures(case: Case, phantom: Phantom, score: Score, folder: Path) -> dict[str, Path]:
+def make_pictures(case: Case, score: Score, folder: Path) -> dict[str, Path]:
     """Draw everything into a folder: caption -> file."""
     played, states = PlayedProcedure.load(case), score.states
     narrow = float(
@@ -49,7 +50,7 @@ def make_pictures(case: Case, phantom: Phantom, score: Score, folder: Path) -> d
         "Mean pressure along the vessel, predicted before the catheter went there": folder / "profile.png",
     }
     overlay, untrusted, scene, trace, whole, profile = pictures.values()
-    _overlays(case, phantom, played, score, (shown, early), (overlay, untrusted))
+    _overlays(case, played, score, (shown, early), (overlay, untrusted))
     drawing = Scene.from_case(case.folder)
     drawing.update(shown)
     drawing.save_png(scene)
@@ -88,13 +89,12 @@ def make_pictures(case: Case, phantom: Phantom, score: Score, folder: Path) -> d
 
 def _overlays(
     case: Case,
-    phantom: Phantom,
     played: PlayedProcedure,
     score: Score,
     states: tuple[TwinState, TwinState],
     paths: tuple[Path, Path],
 ) -> None:
-    """Photograph the phantom, and lay the twin's drawing over it.
+    """Photograph the patient as a surgeon's camera would, and lay the twin's drawing over it.
 
     The camera's pose is known to the tracker. The photograph is taken where the camera truly is; the drawing goes where
     the registration puts it, so that its error shows.
@@ -116,7 +116,7 @@ def _overlays(
     image = photograph(
         surfaces,
         camera,
-        markers={name: point.tolist() for name, point in phantom.fiducials.items()},
+        markers={name: point.tolist() for name, point in read_points(case.require(FIDUCIALS)).items()},
         marker_radius=2.5,
         rng=np.random.default_rng(0),
     )
