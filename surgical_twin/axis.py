@@ -1,11 +1,13 @@
 """The vessel's axis that the display and the catheter follow: from the inlet through the narrowest place."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from meshes.centerline import Centerline
+from meshes.ports import Port
 
 Array = NDArray[np.float64]
 
@@ -47,9 +49,31 @@ class Axis:
         return np.linspace(0.0, length, count)
 
 
-def path_axis(centerline: Centerline, outlet: str) -> Axis:
+def between_ports(centerline: Centerline, ports: Sequence[Port]) -> NDArray[np.bool_]:
+    """(n,) which points of a centerline lie between the ports.
+
+    A centerline goes on behind its ports, into frayed ends that are cut away: what it measures there is no vessel's.
+    """
+    kept = np.ones(len(centerline.points), dtype=bool)
+    for port in ports:
+        if port.role == "inlet":
+            ids = centerline.branches[0].point_ids
+            kept[ids[: _nearest(centerline.points[ids], port.center)]] = False
+            continue
+        for branch in centerline.branches:
+            if branch.end == port.name:
+                kept[branch.point_ids[_nearest(centerline.points[branch.point_ids], port.center) + 1 :]] = False
+    return kept
+
+
+def _nearest(points: Array, place: Array) -> int:
+    return int(np.argmin(np.linalg.norm(points - place, axis=1)))
+
+
+def path_axis(centerline: Centerline, ports: Sequence[Port], outlet: str) -> Axis:
     """The way from the inlet to one outlet, with its narrowest place."""
     ids = centerline.path_to(outlet)
+    ids = ids[between_ports(centerline, ports)[ids]]
     points, radius = centerline.points[ids], centerline.radius[ids]
     distance = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
     ratio = np.ones(len(ids))
@@ -64,7 +88,7 @@ def path_axis(centerline: Centerline, outlet: str) -> Axis:
     return Axis(outlet, points, radius, distance, float(distance[narrowest]), float(ratio[narrowest]))
 
 
-def main_axis(centerline: Centerline, outlets: tuple[str, ...]) -> Axis:
+def main_axis(centerline: Centerline, ports: Sequence[Port]) -> Axis:
     """Of all ways through the tree the one with the severest narrowing."""
-    axes = [path_axis(centerline, outlet) for outlet in outlets]
+    axes = [path_axis(centerline, ports, port.name) for port in ports if port.role == "outlet"]
     return min(axes, key=lambda axis: axis.narrowing)

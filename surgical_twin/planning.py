@@ -206,7 +206,7 @@ def _mesh(case: Case, request: PlanRequest, say: Say) -> None:
     write_image(trimmed, case.path(LUMEN))
     write_tree(case, centerline, vessel)
     write_lumen_mesh(mesh, case.path(MESH))
-    axis = main_axis(centerline, tuple(port.name for port in ports if port.role == "outlet"))
+    axis = main_axis(centerline, mesh.ports)
     stations = axis.stations()
     write_table(
         case.path(AXIS),
@@ -426,9 +426,10 @@ def load_axis(case: Case, outlet: str | None = None) -> Axis:
         InputError: the case has no such outlet.
     """
     centerline = read_centerline(case.require(CENTERLINE))
-    outlets = tuple(port.name for port in read_lumen_mesh(case.require(MESH)).ports if port.role == "outlet")
+    ports = read_lumen_mesh(case.require(MESH)).ports
     if outlet is None:
-        return main_axis(centerline, outlets)
+        return main_axis(centerline, ports)
+    outlets = [port.name for port in ports if port.role == "outlet"]
     if outlet not in outlets:
         raise InputError(f"The case has no outlet {outlet}; its outlets are {', '.join(outlets)}.")
-    return path_axis(centerline, outlet)
+    return path_axis(centerline, ports, outlet)
