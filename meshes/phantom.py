@@ -52,8 +52,17 @@ class Phantom:
     centerlines: dict[str, Array]
 
 
-def stenosed_bifurcation(*, seed: int, noise: float = 20.0, blur: float = 0.5) -> Phantom:
-    """Make the phantom. ``seed`` draws the noise only; ``noise`` is its deviation in HU, ``blur`` the PSF's in mm."""
+def stenosed_bifurcation(
+    *, seed: int, noise: float = 20.0, blur: float = 0.5, stenosis: float = STENOSIS_RATIO
+) -> Phantom:
+    """Make the phantom.
+
+    Args:
+        seed: draws the noise only.
+        noise: its deviation, HU.
+        blur: the point spread's deviation, mm.
+        stenosis: reduction of the larger daughter's diameter, 0 for a healthy one.
+    """
     # The parent comes from above (LPS z is superior) and the branches leave the image at the bottom.
     fork = np.array([0.0, 0.0, 6.0])
     parent = Tube.through(
@@ -69,9 +78,7 @@ def stenosed_bifurcation(*, seed: int, noise: float = 20.0, blur: float = 0.5) -
     )
     start = float(np.linalg.norm(large_knots[1] - large_knots[0]))
     center = start + STENOSIS_FROM_BIFURCATION
-    large = Tube.through(
-        large_knots, lambda arc: LARGE_RADIUS * narrowing(arc, center, STENOSIS_LENGTH, STENOSIS_RATIO)
-    )
+    large = Tube.through(large_knots, lambda arc: LARGE_RADIUS * narrowing(arc, center, STENOSIS_LENGTH, stenosis))
     small_knots = np.array(
         [
             fork + [0.3, -0.1, 4.0],
@@ -125,9 +132,9 @@ def stenosed_bifurcation(*, seed: int, noise: float = 20.0, blur: float = 0.5) -
         stenosis_center=large.points[throat],
         stenosis_direction=tangent / np.linalg.norm(tangent),
         stenosis_length=STENOSIS_LENGTH,
-        stenosis_ratio=STENOSIS_RATIO,
+        stenosis_ratio=stenosis,
         healthy_radius=LARGE_RADIUS,
-        throat_radius=LARGE_RADIUS * (1.0 - STENOSIS_RATIO),
+        throat_radius=LARGE_RADIUS * (1.0 - stenosis),
         centerlines={"parent": parent.points, "large": large.points, "small": small.points},
     )
 

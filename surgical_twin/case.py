@@ -72,6 +72,19 @@ def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]
     write_atomically(path, text.getvalue())
 
 
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file that `write_table` wrote, each by the header's names.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}); plan the case again.") from error
+
+
 @dataclass
 class Case:
     """One case folder and its manifest."""

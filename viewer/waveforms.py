@@ -20,7 +20,7 @@ PREDICTED = "#4fc3b1"
 MEASURED = "#ffd166"
 TRUTH = "#ffffff"
 
-_STYLE = {
+STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 15.0,
     "axes.facecolor": colors.PANEL,
@@ -78,8 +78,8 @@ def pressure_traces(
         InputError: curves of unequal lengths, or nothing finite to draw.
     """
     t, p, low, high = _same_length(time=time, predicted=predicted, lower=lower, upper=upper)
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(size)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(size)
         axes.fill_between(t, low, high, color=PREDICTED, alpha=0.28, linewidth=0, label="95 % interval")
         axes.plot(t, p, color=PREDICTED, linewidth=2.2, label="predicted")
         if measured is not None:
@@ -121,8 +121,8 @@ def axis_profile(
         InputError: curves of unequal lengths, or nothing finite to draw.
     """
     s, p, low, high = _same_length(arc_length=arc_length, pressure=pressure, lower=lower, upper=upper)
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(size)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(size)
         axes.fill_between(s, low, high, color=PREDICTED, alpha=0.28, linewidth=0, label="95 % interval")
         axes.plot(s, p, color=PREDICTED, linewidth=2.4, label="estimated")
         if truth is not None:
@@ -140,7 +140,8 @@ def axis_profile(
         _finish(figure, axes, path, title, "distance from the inlet [mm]", "pressure [mmHg]", s)
 
 
-def _figure(size: tuple[int, int]) -> tuple[Figure, Axes]:
+def new_figure(size: tuple[int, int]) -> tuple[Figure, Axes]:
+    """A figure of so many pixels with one pair of axes."""
     dpi = 100.0
     figure = Figure(figsize=(size[0] / dpi, size[1] / dpi), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)

@@ -98,6 +98,56 @@ def test_info_tells_what_was_done(planned):
     assert "half-way" in done.stdout
 
 
+def test_what_if_says_what_a_clamp_does_with_its_interval(planned):
+    done = planned.run("what-if", "case", "--clamp", "outlet_2", "--hold", "flow", "--json", "clamp.json", "--png",
+                       "clamp.png")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = json.loads((planned.folder / "clamp.json").read_text(encoding="utf-8"))[""]
+    closed = said["quantities"]["mean flow outlet_2 [mL/min]"]
+    inflow = said["quantities"]["mean flow inlet [mL/min]"]
+    other = said["quantities"]["mean flow outlet_1 [mL/min]"]
+    assert closed["before"]["value"] > 100 * abs(closed["after"]["value"])
+    # What no longer leaves there leaves by the other outlet.
+    assert other["after"]["value"] == pytest.approx(inflow["after"]["value"], rel=1e-3)
+    for quantity in said["quantities"].values():
+        assert all(one["lower"] <= one["value"] <= one["upper"] for one in quantity.values())
+    picture = sitk.GetArrayFromImage(sitk.ReadImage(str(planned.folder / "clamp.png")))
+    assert picture.std() > 10
+
+
+def test_what_if_ranks_alternatives_by_their_utility(planned):
+    (planned.folder / "choices.toml").write_text(
+        '[wait]\nheart-rate = "x1.01"\n[stent]\nstent = ["stenosis_1"]\n[clamp]\nclamp = "outlet_2"\n'
+    )
+    done = planned.run("what-if", "case", "--alternatives", "choices.toml", "--hold", "pressure")
+    assert done.returncode == 0, done.stderr
+    ranking = done.stdout[done.stdout.index("best first") :]
+    assert ranking.index("stent") < ranking.index("clamp")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), "Say what would be done"),
+        (("--clamp", "left_nowhere"), "outlet_1"),
+        (("--clamp", "outlet_1=120%"), "100 %"),
+        (("--clamp", "branch_0"), "every outlet"),
+        (("--stent", "stenosis_9"), "stenosis_1"),
+        (("--stent", "stenosis_1=90%"), "cannot leave"),
+        (("--device", "outlet_1=20F"), "narrowest"),
+        (("--svr", "20"), "+20%"),
+        (("--inflow", "5 kg"), "quantity"),
+        (("--heart-rate", "500 1/min"), "20 to 250"),
+        (("--drug", "wine=1 L"), "phenylephrine"),
+        (("--blood-loss", "9 L"), "output"),
+        (("--hold", "breath", "--svr", "+5%"), "pressure"),
+        (("--drugs", "nowhere.toml", "--svr", "+5%"), "cannot be read"),
+    ],
+)
+def test_what_if_refuses_what_cannot_be_done(planned, words, expected):
+    says(planned.run("what-if", "case", *words), expected)
+
+
 def test_export_writes_a_binary_gltf_and_a_picture(planned):
     done = planned.run("export", "case", "--glb", "case.glb", "--png", "case.png")
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,436 @@
+"""What would happen if: pressure and flow before and after an intervention, each with its interval.
+
+An ensemble of patients that the plan, or a procedure so far, leaves possible is run to its periodic state as it is and
+with the interventions; member by member the two differ only by them, so the interval of a change is narrower than those
+of the two values.
+
+Three things are added to the ensemble's own spread: the reduced model's error on held-out 3D runs, that of the 3D model
+against the patient (`SessionSettings`), both of which before and after largely share, and for what was changed in the
+geometry the error of the formula that says by how much. Outside of the range that the model was trained on its error
+grows with the distance from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+from scipy.spatial import cKDTree
+
+from meshes.centerline import Centerline
+from meshes.files import read_centerline, read_lumen_mesh
+from streams.messages import Estimate
+from surgical_twin.assimilation.flow_filter import FilterState
+from surgical_twin.axis import between_ports
+from surgical_twin.case import AXIS, BRANCHES, CENTERLINE, CENTERLINE_TABLE, MESH, STENOSES, Case, read_table
+from surgical_twin.errors import InputError
+from surgical_twin.flow.anatomy_model import AnatomyModel, Element, Lesion
+from surgical_twin.flow.port_state import PortState
+from surgical_twin.prediction.circulation import Beat, Circulation, Source, held, periodic_beat
+from surgical_twin.prediction.interventions import Intervention, Situation, apply_all
+from surgical_twin.session_model import SessionModel
+from surgical_twin.units import CUBIC_METRES_PER_ML, METRES_PER_MM, PASCAL_PER_MMHG
+
+Array = NDArray[np.float64]
+
+NORMAL_95 = 1.959963984540054
+
+OUTSIDE_GROWTH = 1.0
+"""By what share of itself the reduced model's error grows per width of the trained range that a state is outside."""
+
+SHARED = 0.8
+"""Correlation between the model's error before and after: it is the same geometry and the same model."""
+
+LESION_REACH = 8.0
+"""Behind a lesion the pressure recovers over about this many diameters; its drop is taken to there, or to the branch's
+end."""
+
+
+def read_anatomy(case: Case, density: float, viscosity: float) -> AnatomyModel:
+    """The lumped model of a case's vessel tree from its tables.
+
+    Raises:
+        InputError: a table is missing or cannot be read.
+    """
+    centerline = read_centerline(case.require(CENTERLINE))
+    ports = read_lumen_mesh(case.require(MESH)).ports
+    radius = np.sqrt(np.array([float(row["area_mm2"]) for row in read_table(case.require(CENTERLINE_TABLE))]) / np.pi)
+    kept = between_ports(centerline, ports)
+    branches = tuple(
+        replace(branch, point_ids=branch.point_ids[kept[branch.point_ids]]) for branch in centerline.branches
+    )
+    lesions = [
+        Lesion(
+            branch=int(row["branch"]),
+            start=METRES_PER_MM * max(0.0, float(row["arc_length_mm"]) - 0.5 * float(row["length_mm"])),
+            length=METRES_PER_MM * float(row["length_mm"]),
+            reference_diameter=METRES_PER_MM * float(row["reference_mm"]),
+            diameter=METRES_PER_MM * float(row["diameter_mm"]),
+        )
+        for row in read_table(case.require(STENOSES))
+    ]
+    angles = {
+        int(row["branch"]): float(row["angle_deg"]) for row in read_table(case.require(BRANCHES)) if row["angle_deg"]
+    }
+    return AnatomyModel.of(
+        replace(centerline, branches=branches), radius, lesions, density=density, viscosity=viscosity, angles_deg=angles
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One periodic beat of the ensemble in the units that clinicians use; members first."""
+
+    mean_pressure_mmhg: Array
+    """(members, ports), inlet first"""
+    systolic_mmhg: Array
+    diastolic_mmhg: Array
+    mean_flow_ml_min: Array
+    """(members, ports)"""
+    station_mmhg: Array
+    """(members, stations) mean pressure at the case's stations along the vessel"""
+    lesion_ratio: Array
+    """(members, lesions) mean pressure behind over mean pressure at the inlet"""
+    perfusion_mmhg: Array
+    """(members, outlets) mean outlet pressure less the pressure behind the bed"""
+    outside: float
+    """how far the flows leave the trained range, in widths of it; 0 inside"""
+    coefficients: Array
+    """(K,) the pressure field's, mean over beat and members, for a picture"""
+    moved_mmhg: dict[int, float]
+    """per lesion that was changed: by how much its mean drop has grown"""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One quantity before and after, and the change between."""
+
+    before: Estimate
+    after: Estimate
+    change: Estimate
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What interventions do."""
+
+    interventions: tuple[str, ...]
+    source: Source
+    quantities: dict[str, Change]
+    """by name and unit, such as "mean pressure outlet_1 [mmHg]"
+    """
+    before: Outcome
+    after: Outcome
+    notes: tuple[str, ...]
+
+    @property
+    def trusted(self) -> bool:
+        """Whether nothing in it lies far outside of what the model was trained on."""
+        return not self.notes
+
+
+class Predictor:
+    """Answers what-if questions on one case."""
+
+    def __init__(self, case: Case, model: SessionModel, ensemble: FilterState | None = None) -> None:
+        """Take a case and an ensemble: that of a procedure so far, or the plan's prior where None.
+
+        Raises:
+            InputError: a file of the case is missing.
+        """
+        self.model = model
+        planned = case.manifest["flow"]
+        log_factors = (ensemble or model.filter.initial(0, model.waveform.period)).log_factors
+        parameters = model.filter.parameters(log_factors)
+        circulation = Circulation(model.reduced.ports, parameters, model.waveform, np.exp(log_factors[:, -1]))
+        anatomy = read_anatomy(case, planned["density_kg_m3"], planned["viscosity_pa_s"])
+        if anatomy.outlets != model.reduced.ports.outlets:
+            order = [anatomy.outlets.index(name) for name in model.reduced.ports.outlets]
+            anatomy = replace(
+                anatomy,
+                outlets=model.reduced.ports.outlets,
+                feeds=anatomy.feeds[:, order],
+                recovery=anatomy.recovery[order],
+            )
+        self._lesion_places = _LesionPlaces.of(case, model, anatomy)
+        self._baseline = periodic_beat(circulation)
+        drops = tuple(self._lesion_places.drop(self._baseline, number) for number in range(len(anatomy.lesions)))
+        flow = self._baseline.mean_flow.mean(axis=0)
+        starts = np.array([lesion.start for lesion in anatomy.lesions])
+        self.situation = Situation(
+            circulation=circulation,
+            anatomy=anatomy,
+            lesion_drop=drops,
+            lesion_span=self._lesion_places.recovered - starts,
+            split=flow / flow.sum(),
+            mean_inflow=float(flow.sum()),
+        )
+
+    @property
+    def planned_inflow(self) -> float:
+        """m^3/s: the ensemble's mean."""
+        circulation = self.situation.circulation
+        return float(circulation.scale.mean() * circulation.waveform.mean)
+
+    def outcome(self, situation: Situation, beat: Beat) -> Outcome:
+        """A periodic beat in clinical units."""
+        model = self.model
+        pressure = np.concatenate([beat.inlet_pressure[:, :, None], beat.outlet_pressure], axis=2) / PASCAL_PER_MMHG
+        flow = np.concatenate([beat.flow.sum(axis=2, keepdims=True), beat.flow], axis=2)
+        every = max(1, len(beat.states) // 40)
+        chosen = beat.states[::every]
+        stations = np.mean([model.axis.pressure(state) for state in chosen], axis=0)
+        inlet = beat.mean_inlet_pressure / PASCAL_PER_MMHG
+        behind = self._lesion_places.behind_mmhg(chosen)
+        grown: dict[int, float] = {}
+        for lesion, change in situation.drop_change.items():
+            # The decoder knows the lesion as it was: what an intervention changed of its drop is behind it everywhere.
+            moved = self._moved(situation, beat, lesion, change)
+            share = self._lesion_places.share(lesion, self._lesion_places.stations)
+            stations = stations - np.outer(moved, share)
+            behind[:, lesion] -= moved
+            grown[lesion] = float(moved.mean())
+        bed = situation.circulation.parameters
+        return Outcome(
+            mean_pressure_mmhg=pressure.mean(axis=0),
+            systolic_mmhg=pressure.max(axis=0),
+            diastolic_mmhg=pressure.min(axis=0),
+            mean_flow_ml_min=flow.mean(axis=0) / CUBIC_METRES_PER_ML * 60.0,
+            station_mmhg=stations,
+            lesion_ratio=behind / inlet[:, None],
+            perfusion_mmhg=(beat.mean_outlet_pressure - bed.distal_pressure) / PASCAL_PER_MMHG,
+            outside=float(np.mean([model.reduced.in_range(state) for state in chosen])),
+            coefficients=np.mean([model.reduced.decoder.coefficients(s).mean(axis=0) for s in chosen], axis=0),
+            moved_mmhg=grown,
+        )
+
+    def field_mmhg(self, outcome: Outcome, points: Array, modes_mmhg: Array) -> Array:
+        """(n,) mean pressure at points (n, 3) mm of the lumen, from the pressure modes (n, K) there."""
+        field = modes_mmhg @ outcome.coefficients
+        for lesion, moved in outcome.moved_mmhg.items():
+            field = field - moved * self._lesion_places.share(lesion, points)
+        return np.asarray(field)
+
+    @property
+    def station_distance_mm(self) -> Array:
+        """(stations,) distance of each station from the inlet along the vessel."""
+        steps = np.linalg.norm(np.diff(self._lesion_places.stations, axis=0), axis=1)
+        return np.concatenate([[0.0], np.cumsum(steps)])
+
+    def station_estimates(self, outcome: Outcome) -> Array:
+        """(3, stations) mmHg: mean pressure along the vessel, and the ends of its 95 % interval."""
+        drop = (outcome.station_mmhg - outcome.mean_pressure_mmhg[:, :1]).mean(axis=0)
+        growth = 1.0 + OUTSIDE_GROWTH * outcome.outside
+        error = np.sqrt(
+            (growth * self.model.axis.error_mmhg) ** 2
+            + (self.model.settings.drop_uncertainty * drop) ** 2
+            + self.model.shape_error_mmhg**2
+        )
+        mean = outcome.station_mmhg.mean(axis=0)
+        half = NORMAL_95 * np.hypot(outcome.station_mmhg.std(axis=0, ddof=1), error)
+        return np.stack([mean, mean - half, mean + half])
+
+    def _moved(self, situation: Situation, beat: Beat, lesion: int, change: Element) -> Array:
+        """(members,) mmHg: by how much the mean drop over a lesion has grown through a change of its element."""
+        feeds = situation.anatomy.feeds[situation.anatomy.lesions[lesion].branch]
+        through = beat.flow[:, :, feeds].sum(axis=2)
+        drop = change.resistance * through + change.loss * through * np.abs(through)
+        return np.asarray(drop.mean(axis=0)) / PASCAL_PER_MMHG
+
+    def compare(self, interventions: Sequence[Intervention], *, source: Source = "flow", seed: int = 0) -> Comparison:
+        """What the interventions, one after the other, do to the patient.
+
+        Args:
+            interventions: at least one.
+            source: what feeds the inlet keeps this (see `circulation`).
+            seed: draws what is uncertain of their effects.
+
+        Raises:
+            InputError: one cannot be done here, or the circulation does not settle.
+        """
+        if not interventions:
+            raise InputError("Say what would be done, for example --clamp outlet_1 or --svr +20%.")
+        after = apply_all(self.situation, interventions, seed)
+        circulation, beat = held(after.circulation, source, self._baseline)
+        after = replace(after, circulation=circulation)
+        first, second = self.outcome(self.situation, self._baseline), self.outcome(after, beat)
+        notes = []
+        if second.outside > 0.25:
+            notes.append(
+                f"After this the flows lie {second.outside:.1f} widths outside of the range that the model was trained "
+                "on: the intervals are widened, and a 3D run of the changed situation is the way to know."
+            )
+        return Comparison(
+            interventions=tuple(one.words for one in interventions),
+            source=source,
+            quantities=self._quantities(after, first, second),
+            before=first,
+            after=second,
+            notes=tuple(notes),
+        )
+
+    def _quantities(self, after: Situation, first: Outcome, second: Outcome) -> dict[str, Change]:
+        model, names = self.model, self.model.port_names
+        growth = 1.0 + OUTSIDE_GROWTH * second.outside
+        pressure = self._pressure_errors(first), self._pressure_errors(second, growth, after.drop_spread)
+        flow = model.flow_error_ml_s * 60.0
+        found: dict[str, Change] = {}
+        for index, name in enumerate(names):
+            errors = float(pressure[0][index]), float(pressure[1][index])
+            for label, values in (
+                ("mean", lambda outcome: outcome.mean_pressure_mmhg),
+                ("systolic", lambda outcome: outcome.systolic_mmhg),
+                ("diastolic", lambda outcome: outcome.diastolic_mmhg),
+            ):
+                pair = values(first)[:, index], values(second)[:, index]
+                found[f"{label} pressure {name} [mmHg]"] = _change(*pair, *errors)
+        for index, name in enumerate(names):
+            pair = first.mean_flow_ml_min[:, index], second.mean_flow_ml_min[:, index]
+            # A flow that has become small has a small error too.
+            shrunk = min(1.0, abs(float(pair[1].mean())) / max(abs(float(pair[0].mean())), 1e-12))
+            error = float(flow[index])
+            found[f"mean flow {name} [mL/min]"] = _change(*pair, error, error * growth * max(shrunk, 0.02))
+        for index, name in enumerate(names[1:]):
+            errors = float(pressure[0][1 + index]), float(pressure[1][1 + index])
+            pair = first.perfusion_mmhg[:, index], second.perfusion_mmhg[:, index]
+            found[f"perfusion pressure {name} [mmHg]"] = _change(*pair, *errors)
+        for lesion in range(len(self.situation.anatomy.lesions)):
+            pair = first.lesion_ratio[:, lesion], second.lesion_ratio[:, lesion]
+            inlet = float(first.mean_pressure_mmhg[:, 0].mean()), float(second.mean_pressure_mmhg[:, 0].mean())
+            drops = [float(np.mean(1.0 - one)) * level for one, level in zip(pair, inlet, strict=True)]
+            share = model.settings.drop_uncertainty
+            opened = after.drop_spread if lesion in after.drop_change else 0.0
+            removed = abs(drops[0] - drops[1]) * opened
+            found[f"Pd/Pa stenosis_{lesion + 1} [ratio]"] = _change(
+                *pair, share * abs(drops[0]) / inlet[0], float(np.hypot(share * growth * drops[1], removed)) / inlet[1]
+            )
+        return found
+
+    def _pressure_errors(self, outcome: Outcome, growth: float = 1.0, formula: float = 0.0) -> Array:
+        """(ports,) mmHg."""
+        settings = self.model.settings
+        drop = (outcome.mean_pressure_mmhg[:, 0:1] - outcome.mean_pressure_mmhg).mean(axis=0)
+        share = np.hypot(settings.drop_uncertainty, formula)
+        total: Array = np.sqrt(
+            (growth * self.model.pressure_error_mmhg) ** 2 + (share * drop) ** 2 + self.model.shape_error_mmhg**2
+        )
+        return total
+
+
+def _change(first: Array, second: Array, first_error: float, second_error: float) -> Change:
+    between = np.sqrt(first_error**2 + second_error**2 - 2.0 * SHARED * first_error * second_error)
+    return Change(
+        before=_estimate(first, first_error),
+        after=_estimate(second, second_error),
+        change=_estimate(second - first, float(between)),
+    )
+
+
+def _estimate(members: Array, error: float) -> Estimate:
+    mean = float(members.mean())
+    half = NORMAL_95 * float(np.hypot(members.std(ddof=1), error))
+    return Estimate(mean, mean - half, mean + half)
+
+
+@dataclass(frozen=True)
+class _LesionPlaces:
+    """Where pressure is read before and behind each lesion, and what lies behind it."""
+
+    model: SessionModel
+    anatomy: AnatomyModel
+    centerline: Centerline
+    between: NDArray[np.int64]
+    """ids of the centerline's points between the ports"""
+    stations: Array
+    """(stations, 3) mm, of the case's axis"""
+    before: Array
+    """(lesions, 3) mm"""
+    behind: Array
+    """(lesions, 3) mm"""
+    recovered: Array
+    """(lesions,) m of arc length along the branch where the pressure has recovered"""
+
+    @classmethod
+    def of(cls, case: Case, model: SessionModel, anatomy: AnatomyModel) -> _LesionPlaces:
+        centerline = read_centerline(case.require(CENTERLINE))
+        kept = between_ports(centerline, read_lumen_mesh(case.require(MESH)).ports)
+        stations = np.array([[float(row[axis]) for axis in "xyz"] for row in read_table(case.require(AXIS))])
+        before, behind, recovered = [], [], []
+        for lesion in anatomy.lesions:
+            ids = centerline.branches[lesion.branch].point_ids
+            ids = ids[kept[ids]]
+            arc, points = centerline.arc_length[ids] * METRES_PER_MM, centerline.points[ids]
+            end = lesion.start + lesion.length + LESION_REACH * lesion.reference_diameter
+            first, last = (int(np.clip(np.searchsorted(arc, place), 0, len(ids) - 1)) for place in (lesion.start, end))
+            before.append(points[first])
+            behind.append(points[last])
+            recovered.append(float(arc[last]))
+        return cls(
+            model=model,
+            anatomy=anatomy,
+            centerline=centerline,
+            between=np.flatnonzero(kept),
+            stations=stations,
+            before=np.array(before).reshape(-1, 3),
+            behind=np.array(behind).reshape(-1, 3),
+            recovered=np.array(recovered),
+        )
+
+    def behind_mmhg(self, states: Sequence[PortState]) -> Array:
+        """(members, lesions) mean over the states."""
+        if not len(self.behind):
+            return np.zeros((len(states[0].flow), 0))
+        place = self.model.place(self.behind)
+        return np.asarray(np.mean([place.pressure(state) for state in states], axis=0))
+
+    def drop(self, beat: Beat, lesion: int) -> Element:
+        """The drop over a lesion in the trained model as an element: fitted to the beat's drop, not negative."""
+        places = self.model.place(np.stack([self.before[lesion], self.behind[lesion]]))
+        feeds = self.anatomy.feeds[self.anatomy.lesions[lesion].branch]
+        columns, drops = [], []
+        for state in beat.states:
+            flow, rate = state.flow[:, feeds].sum(axis=1), state.flow_derivative[:, feeds].sum(axis=1)
+            pressure = places.pressure(state) * PASCAL_PER_MMHG
+            columns.append(np.stack([flow, flow * np.abs(flow), rate], axis=1))
+            drops.append(pressure[:, 0] - pressure[:, 1])
+        matrix, target = np.concatenate(columns), np.concatenate(drops)
+        size = np.sqrt((matrix**2).mean(axis=0))
+        found, _ = nnls(matrix / size, target)
+        return Element(*(float(value) for value in found / size))
+
+    def share(self, lesion: int, points: Array) -> Array:
+        """(n,) which part of a lesion's drop lies before each point: 0 before the lesion, rising over it, 1 behind."""
+        _, nearest = cKDTree(self.centerline.points[self.between]).query(points)
+        nearest = self.between[nearest]
+        branch, arc = self.centerline.branch[nearest], self.centerline.arc_length[nearest] * METRES_PER_MM
+        own = self.anatomy.lesions[lesion]
+        along = (arc - own.start) / max(self.recovered[lesion] - own.start, 1e-6)
+        share = np.where(branch == own.branch, np.clip(along, 0.0, 1.0), 0.0)
+        for one in self.centerline.branches:
+            parent = one.parent
+            while parent is not None:
+                if parent == own.branch:
+                    share[branch == one.index] = 1.0
+                parent = self.centerline.branches[parent].parent
+        return np.asarray(share)
+
+
+def rank(comparisons: Mapping[str, Comparison]) -> list[tuple[str, float]]:
+    """Alternatives by a stated utility, the best first.
+
+    Utility = mean over members and outlets of min(1, flow after / flow before), less 0.5 times the share of stenoses
+    whose Pd/Pa stays at or below 0.80, less 0.02 per mmHg by which the inlet's mean pressure lies outside of 65 to 110
+    mmHg: keep every territory perfused, leave no significant stenosis, keep the pressure in range.
+    """
+    scored = []
+    for name, comparison in comparisons.items():
+        first, second = comparison.before, comparison.after
+        kept = np.minimum(1.0, second.mean_flow_ml_min[:, 1:] / np.maximum(first.mean_flow_ml_min[:, 1:], 1e-9))
+        significant = float((second.lesion_ratio <= 0.80).mean()) if second.lesion_ratio.size else 0.0
+        pressure = second.mean_pressure_mmhg[:, 0]
+        beyond = np.maximum(0.0, np.maximum(65.0 - pressure, pressure - 110.0))
+        scored.append((name, float(kept.mean() - 0.5 * significant - 0.02 * beyond.mean())))
+    return sorted(scored, key=lambda pair: -pair[1])
