@@ -17,7 +17,7 @@ import pyvista as pv
 import SimpleITK as sitk
 
 from meshes.anatomy import anatomy_surface, skin_points
-from meshes.centerline import extract_centerline
+from meshes.centerline import Centerline, extract_centerline
 from meshes.external import read_lumen
 from meshes.files import read_centerline, read_lumen_mesh, write_lumen_mesh
 from meshes.image import read_image
@@ -361,18 +361,35 @@ def _flow_text(case: Case) -> str:
 
 def _reduced(case: Case, request: PlanRequest, say: Say) -> None:
     """Train the reduced model, measure it on the held-out run, and write what the display needs."""
-    inputs = [MESH, *TRAINING_RUNS]
+    inputs = [MESH, CENTERLINE, *TRAINING_RUNS]
     if case.is_current("reduced", inputs, {}):
         return
     mesh = read_lumen_mesh(case.require(MESH))
     *training, held_out = (FlowRun.load(case.require(name)) for name in TRAINING_RUNS)
-    model = ReducedModel.train(training, mesh.points * METRES_PER_MM, mesh.tetrahedra, held_out=[held_out])
+    shared = shared_branches(read_centerline(case.require(CENTERLINE)))
+    model = ReducedModel.train(
+        training, mesh.points * METRES_PER_MM, mesh.tetrahedra, held_out=[held_out], shared=shared
+    )
     say(0.8)
     model.save(case.path(REDUCED))
     write_polydata(display_surface(mesh, model), case.path(SURFACE))
     case.record_step(
         "reduced", inputs=inputs, outputs=[REDUCED, SURFACE], settings={}, figures=_plain(model.held_out[0])
     )
+
+
+def shared_branches(centerline: Centerline) -> list[list[str]]:
+    """The outlets behind each branch that feeds several: what the reduced model's tree has in common."""
+    feeds: dict[int, list[str]] = {branch.index: [] for branch in centerline.branches}
+    for branch in centerline.branches:
+        if branch.end is None:
+            continue
+        above: int | None = branch.index
+        while above is not None:
+            feeds[above].append(branch.end)
+            above = centerline.branches[above].parent
+    groups = {tuple(sorted(outlets)) for outlets in feeds.values() if len(outlets) > 1}
+    return [list(group) for group in sorted(groups)]
 
 
 def display_surface(mesh: LumenMesh, model: ReducedModel) -> pv.PolyData:
