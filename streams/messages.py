@@ -100,6 +100,9 @@ class SessionStart(_Message, frozen=True, kw_only=True):
 class Tick(_Message, frozen=True, kw_only=True):
     """The session's clock."""
 
+    lag_ns: int = 0
+    """How long the oldest message that still waits for the session has been waiting."""
+
 
 class ProcedureEnd(_Message, frozen=True, kw_only=True):
     """The procedure is over."""

@@ -55,6 +55,12 @@ LATE_NS = 200_000_000
 FREE_RUN_LAG_NS = 100_000_000
 """Observations have this long to arrive before the ensemble moves on without them."""
 
+THIN_ABOVE_NS = 50_000_000
+"""Lagging more than this behind its messages, the session gives the filter fewer of them."""
+
+LARGEST_THINNING_NS = 400_000_000
+"""Even then each stream has one observation used in this time."""
+
 GATE = 5.0
 """Innovations beyond this many expected standard deviations are not believed."""
 
@@ -171,6 +177,18 @@ class Session:
             return False
         return time_ns >= state.ensemble.step * self.model.filter.step_ns - LATE_NS
 
+    def _spared(self, state: SessionState, stream: str, time_ns: int) -> bool:
+        """Whether the filter does without an observation because the session lags behind.
+
+        A display that is late is worse than a filter that sees less: poses, ticks and what is measured go on, and each
+        stream keeps one observation in a time that grows with the lag. The lag comes with the ticks, which are events,
+        so a replay spares the same observations.
+        """
+        if state.lag_ns <= THIN_ABOVE_NS:
+            return False
+        interval = min(2 * state.lag_ns, LARGEST_THINNING_NS)
+        return time_ns - state.used_ns.get(stream, -LARGEST_THINNING_NS) < interval
+
     def _pressure(self, state: SessionState, samples: PressureSamples) -> SessionState:
         count = len(samples.values_mmhg)
         middle_ns = samples.source_time_ns + samples.sample_period_ns * (count - 1) // 2
@@ -181,7 +199,9 @@ class Session:
             return state
         if not self._usable_time(state, middle_ns):
             return state.counting(late=1)
-        state = self._advance(state, middle_ns)
+        if self._spared(state, samples.stream, middle_ns):
+            return state.counting(thinned=1)
+        state = self._advance(replace(state, used_ns={**state.used_ns, samples.stream: middle_ns}), middle_ns)
         fix = tip_fix(state, samples.tool, middle_ns)
         if fix is None:
             return state.refusing("tip_unknown", middle_ns)
@@ -212,7 +232,10 @@ class Session:
             return state
         if not self._usable_time(state, sample.source_time_ns):
             return state.counting(late=1)
-        state = self._advance(state, sample.source_time_ns)
+        time_ns = sample.source_time_ns
+        if self._spared(state, sample.stream, time_ns):
+            return state.counting(thinned=1)
+        state = self._advance(replace(state, used_ns={**state.used_ns, sample.stream: time_ns}), time_ns)
         predicted = self.model.port_flow(self._running(state)[0].ports)[:, self.model.port_names.index(sample.port)]
         predicted = predicted / CUBIC_METRES_PER_ML
         model_deviation = self.model.flow_error_ml_s[self.model.port_names.index(sample.port)]
@@ -252,6 +275,6 @@ class Session:
     def _publish(self, state: SessionState, tick: Tick) -> tuple[SessionState, tuple[TwinState, ...]]:
         # Without observations nothing else moves the ensemble: let the model run on, so that what is shown is
         # a forecast for now and not the past.
-        state = self._advance(state, tick.source_time_ns - FREE_RUN_LAG_NS)
+        state = self._advance(replace(state, lag_ns=tick.lag_ns), tick.source_time_ns - FREE_RUN_LAG_NS)
         message = build_twin_state(self.model, state, tick.source_time_ns)
         return replace(state, published=state.published + 1), (message,)

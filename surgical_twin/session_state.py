@@ -53,6 +53,10 @@ class SessionState:
     normalized_innovation: float | None = None
     refused: Mapping[str, int] = field(default_factory=dict)
     """Why observations were last refused, with the time of the last such refusal."""
+    lag_ns: int = 0
+    """How far the session was behind its messages at the last tick."""
+    used_ns: Mapping[str, int] = field(default_factory=dict)
+    """Per stream: time of the last observation that was given to the filter."""
     published: int = 0
     ended: bool = False
 

@@ -29,6 +29,9 @@ OVERDUE_BEATS = 2.5
 RECENT_NS = 1_000_000_000
 """A refused observation is told of for this long."""
 
+OVERLOADED_NS = 250_000_000
+"""A session that is this far behind its messages shows what was, not what is."""
+
 RANGE_LIMIT = 0.25
 """The reduced model is not vouched for when flows leave the trained range by this share of its width."""
 
@@ -149,6 +152,8 @@ def _parameters(model: SessionModel, log_factors: Array) -> dict[str, Estimate]:
 def _flags(model: SessionModel, state: SessionState, time_ns: int, *, tip_known: bool) -> list[str]:
     """Everything that forbids trusting the state as it stands."""
     flags = []
+    if state.lag_ns > OVERLOADED_NS:
+        flags.append("overloaded")
     if state.started is None:
         flags.append("not_started")
     if state.registration is None:
