@@ -1,5 +1,6 @@
 """The session as a fold over events, on a small made model whose truth is integrated by SciPy."""
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -285,6 +286,26 @@ def test_silence_of_the_pressure_line_is_stale_and_the_model_runs_on(model, trut
     assert "pressure_stale" in states[-1].flags
     assert states[-1].measured_pressure_mmhg is None
     assert states[-1].model_time_ns > at(7.5)
+
+
+def test_a_lagging_session_spares_the_filter_and_says_so(model, truth):
+    """Ticks that tell of a lag of 300 ms: poses are taken as ever, of each stream some observations still count."""
+
+    def lagging(one):
+        if isinstance(one.message, Tick) and one.message.source_time_ns > at(6.0):
+            return event(one.index, msgspec.structs.replace(one.message, lag_ns=300_000_000))
+        return one
+
+    events = procedure(truth, seconds=12.0)
+    state, published = fold(model, [lagging(one) for one in events])
+    rested, _ = fold(model, events)
+    assert state.counters["thinned"] > 250
+    assert 20 < state.counters["assimilated"] - rested.counters["assimilated"] // 2 < 60
+    late = [one for one in published if one.source_time_ns > at(6.5)]
+    assert all("overloaded" in one.flags for one in late)
+    # The tip is still where the newest pose puts it, and the pressure still near the truth.
+    assert all(one.tip_valid for one in late)
+    assert late[-1].tip_pressure_mmhg.value == pytest.approx(truth(late[-1].model_time_ns / 1e9 - EPOCH / 1e9), abs=4.0)
 
 
 def test_wrong_duplicate_late_and_lying_messages_are_counted_and_skipped(model, truth):
