@@ -184,7 +184,7 @@ def _suspected_scale(source: Array, target: Array, fre: float) -> tuple[float, s
     if scaled * SWAP_FACTOR > fre:
         return None
     return scaled, (
-        f"The target fiducials are {scale:.3g} times as far apart as the source fiducials (with that scale FRE "
+        f"The target fiducials are {float(f'{scale:.3g}'):g} times as far apart as the source fiducials (with that scale FRE "
         f"falls from {fre:.2f} mm to {scaled:.2f} mm): check the units of both; a rigid registration has no scale."
     )
 

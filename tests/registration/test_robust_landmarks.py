@@ -72,9 +72,7 @@ def test_leaving_one_out_predicts_its_own_distance():
     ratios, fle = [], 0.3 * np.sqrt(3)
     for _ in range(150):
         target = SPATIAL + rng.normal(size=SPATIAL.shape) * 0.3
-        ratios += [
-            (left.distance / left.expected) ** 2 for left in leave_one_out(SPATIAL, target, fle=0.3 * np.sqrt(3))
-        ]
+        ratios += [(left.distance / left.expected) ** 2 for left in leave_one_out(SPATIAL, target, fle=fle)]
     assert np.mean(ratios) == pytest.approx(1.0, abs=0.1)
 
 
