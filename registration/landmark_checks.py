@@ -183,8 +183,9 @@ def _suspected_scale(source: Array, target: Array, fre: float) -> tuple[float, s
     scaled = float(fre_of(source[None], target[None], scaled=True)[0])
     if scaled * SWAP_FACTOR > fre:
         return None
+    shown = f"{float(f'{scale:.3g}'):g}"  # 1000, not 1e+03
     return scaled, (
-        f"The target fiducials are {float(f'{scale:.3g}'):g} times as far apart as the source fiducials (with that scale FRE "
+        f"The target fiducials are {shown} times as far apart as the source fiducials (with that scale FRE "
         f"falls from {fre:.2f} mm to {scaled:.2f} mm): check the units of both; a rigid registration has no scale."
     )
 
