@@ -159,7 +159,7 @@ def read_pose_table(path: Path, *, unit_mm: float = 1.0, scalar_first: bool = Fa
     Raises:
         InputError: the file cannot be read, or a row has other than eight numbers.
     """
-    rows = []
+    rows: list[list[float]] = []
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -151,4 +151,5 @@ def _fit(views: list[tuple[Array, Array]], size: tuple[int, int]) -> tuple[float
     for k, (rotation, translation) in enumerate(zip(rotations, translations, strict=True)):
         poses[k, :3, :3] = cv2.Rodrigues(rotation)[0]
         poses[k, :3, 3] = np.ravel(translation)
-    return float(rms), matrix, np.ravel(distortion), poses, np.ravel(errors), np.ravel(std)[:4]
+    flat = [np.asarray(v, dtype=np.float64).ravel() for v in (distortion, errors, std)]
+    return float(rms), np.asarray(matrix, dtype=np.float64), flat[0], poses, flat[1], flat[2][:4]

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import optimize
 from scipy.spatial.transform import Rotation
 
@@ -159,7 +159,7 @@ def calibrate_hand_eye_streams(
     )
 
 
-def _motions(times: Array, poses: Array, good: Array, window: tuple[float, float]) -> Array:
+def _motions(times: Array, poses: Array, good: NDArray[np.intp], window: tuple[float, float]) -> NDArray[np.intp]:
     """Pairs (m, 2) of instants between which the body turned well, about as many from every part of the recording."""
     found = []
     rng = np.random.default_rng(0)
@@ -182,7 +182,7 @@ def _motions(times: Array, poses: Array, good: Array, window: tuple[float, float
 def _solve(
     a: Array,
     b: Array,
-    pairs: Array,
+    pairs: NDArray[np.intp],
     limits_mm: Limits,
     limits_deg: Limits,
     *,
@@ -285,7 +285,7 @@ def _solve(
     )
 
 
-def _relative(poses: Array, pairs: Array) -> Array:
+def _relative(poses: Array, pairs: NDArray[np.intp]) -> Array:
     """Motions T_i^-1 T_j (m, 4, 4)."""
     first, second = poses[pairs[:, 0]], poses[pairs[:, 1]]
     turned = np.swapaxes(first[:, :3, :3], 1, 2)

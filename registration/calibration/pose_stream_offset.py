@@ -7,6 +7,7 @@ frame; so two pose streams are comparable before anything else about them is kno
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation, Slerp
 
 from registration.calibration.time_offset import TimeOffset, find_time_offset
@@ -30,7 +31,7 @@ class PoseInterpolator:
         self._rotations = Slerp(self._times, Rotation.from_matrix(used.poses[:, :3, :3]))
         self._longest = longest_gap_s
 
-    def since_start(self, elapsed_s: Array) -> tuple[Array, Array]:
+    def since_start(self, elapsed_s: Array) -> tuple[Array, NDArray[np.bool_]]:
         """Poses (n, 4, 4) at times (n,) after `start_s`, and whether each may be used (n,).
 
         A time outside the stream or within a long gap has no pose: the nearest one is returned there, marked
@@ -47,7 +48,7 @@ class PoseInterpolator:
         result[:, :3, :3] = self._rotations(inside).as_matrix()
         return result, good
 
-    def __call__(self, time_s: Array) -> tuple[Array, Array]:
+    def __call__(self, time_s: Array) -> tuple[Array, NDArray[np.bool_]]:
         """As `since_start`, for stamps of the stream's clock."""
         return self.since_start(np.asarray(time_s, dtype=np.float64) - self.start_s)
 
