@@ -37,7 +37,7 @@ from registration.verdict import Verdict
 LATERAL = 0.4
 """Standard deviation of a catheter's distance from the centerline, per direction, in radii."""
 
-CORRELATION = 2.0
+CORRELATION = 3.5
 """Path length, in radii, over which a catheter's lateral offset stays alike."""
 
 LEAST_MOVE_MM = 2.0
