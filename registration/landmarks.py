@@ -22,6 +22,9 @@ FLE unknown. Estimated as FLE^2 = N/(N-2) FRE^2, which has nu = 3N - 6 degrees o
 fiducials. A squared error normalized by an *estimated* variance follows 3 F(3, nu), not chi^2(3); the
 covariance is therefore widened by ``3 F_0.95(3, nu) / chi2_0.95(3)`` so that the usual 95 % ellipsoid still
 holds 95 %.
+
+Weights. With weights w_i the localization error of fiducial i is FLE / sqrt(w_i): sums become weighted sums,
+N in the first equation for TRE becomes sum w_i, and FLE is estimated as sum w_i r_i^2 / (N - 2).
 """
 
 from __future__ import annotations
@@ -29,27 +32,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 
+from registration.absolute_orientation import fit_points
 from registration.errors import InputError
+from registration.landmark_checks import blunder_warnings, check_configuration
+from registration.pose_error import about_origin, displacement_jacobian
 from registration.rigid import Array, apply_to_points, check_points, skew
-
-COLLINEAR_RATIO = 0.02
-"""Fiducials whose RMS distance from their best line is below this part of their RMS spread are refused."""
-
-WEAK_RATIO = 0.10
-"""Below this part the registration is made, and a warning says that rotation about the line is poorly
-held."""
-
-FALSE_ALARM = 0.01
-"""Probability that fiducials without a blunder raise the outlier warning (shared among all fiducials)."""
-
-SWAP_FACTOR = 3.0
-"""A swap of two labels is suspected when it divides the FRE by at least this."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +61,7 @@ class LandmarkRegistration:
         centroid: (3,) of the mapped source fiducials, in the target frame.
         axes: (3, 3) their principal axes in the target frame, one per column.
         axis_distances: (3,) RMS distance f_k of the fiducials from each principal axis.
+        weights: (n,) as given; ones if none were.
         names: the fiducials' names, in order.
         warnings: what a person should check before trusting this registration; empty if nothing.
     """
@@ -84,6 +77,7 @@ class LandmarkRegistration:
     centroid: Array
     axes: Array = field(repr=False)
     axis_distances: Array = field(repr=False)
+    weights: Array = field(repr=False)
     names: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -96,7 +90,7 @@ class LandmarkRegistration:
         offset = np.asarray(point_in_target, dtype=np.float64).reshape(3) - self.centroid
         along = offset @ self.axes
         from_axis_squared = offset @ offset - along**2
-        n = len(self.residuals)
+        n = self.weights.sum()
         return float(self.fle * np.sqrt((1.0 + np.sum(from_axis_squared / self.axis_distances**2) / 3.0) / n))
 
     def point_covariance(self, points: ArrayLike, *, widened: bool = True) -> Array:
@@ -105,20 +99,14 @@ class LandmarkRegistration:
         A single point (3,) gives one (3, 3). With `widened` (the default) it contains the factor that keeps
         95 % ellipsoids honest when `fle` was estimated.
         """
-        offsets = np.asarray(points, dtype=np.float64) - self.centroid
-        jacobian = np.zeros((*offsets.shape[:-1], 3, 6))
-        jacobian[..., :3] = -skew(offsets)
-        jacobian[..., 3:] = np.eye(3)
+        jacobian = displacement_jacobian(np.asarray(points, dtype=np.float64) - self.centroid)
         covariance = self.covariance if widened else self.covariance / self.widening
         return jacobian @ covariance @ np.swapaxes(jacobian, -1, -2)
 
     @property
     def pose_covariance(self) -> Array:
         """`covariance` moved from the centroid to the target frame's origin: what `FrameGraph.set` takes."""
-        # omega x (y - c) + tau = omega x y + (tau + c x omega)
-        shift = np.eye(6)
-        shift[3:, :3] = skew(self.centroid)
-        return shift @ self.covariance @ shift.T
+        return about_origin(self.covariance, self.centroid)
 
 
 def register_landmarks(
@@ -127,6 +115,7 @@ def register_landmarks(
     *,
     fle: float | None = None,
     names: Sequence[str] | None = None,
+    weights: ArrayLike | None = None,
 ) -> LandmarkRegistration:
     """Best rigid transform of paired fiducials `source` (n, 3) onto `target` (n, 3), in mm.
 
@@ -136,50 +125,46 @@ def register_landmarks(
         fle: RMS length of the combined localization error of one pair, if known; else estimated from the
             residuals.
         names: what to call the fiducials in messages; "1", "2", ... if not given.
+        weights: (n,) positive: fiducial i has the localization error fle / sqrt(weights[i]). All 1 if not
+            given. For errors that differ by direction see `registration.anisotropic`.
 
     Raises:
         InputError: fewer than three pairs, unequal counts, values that are not finite, two fiducials in one
             place, or fiducials on a line.
     """
-    source, target = check_points(source, "source fiducials"), check_points(target, "target fiducials")
+    source, target, labels = check_pairs(source, target, names)
     count = len(source)
-    if len(target) != count:
-        raise InputError(f"{count} source but {len(target)} target fiducials; give one of each per fiducial.")
-    if count < 3:
-        raise InputError(f"only {count} fiducial pairs; at least 3 that are not on one line are needed.")
-    labels = tuple(names) if names is not None else tuple(str(i + 1) for i in range(count))
-    if len(labels) != count:
-        raise InputError(f"{len(labels)} names for {count} fiducials; give one name per fiducial.")
     if fle is not None and not (math.isfinite(fle) and fle > 0.0):
         raise InputError(f"fiducial localization error {fle:g} mm is not a positive length.")
-    for points, which in ((source, "source"), (target, "target")):
-        _check_configuration(points, labels, which)
+    parts = _check_weights(weights, count)
 
-    target_from_source = _fit(source[None], target[None])[0]
+    target_from_source = fit_points(source[None], target[None], weights=parts)[0]
     mapped = apply_to_points(target_from_source, source)
     residuals = np.linalg.norm(mapped - target, axis=1)
     fre = float(np.sqrt(np.mean(residuals**2)))
 
     freedom = 3 * count - 6
     estimated = fle is None
+    squares = float(np.sum(parts * residuals**2))
     if fle is None:
-        fle = fre * math.sqrt(count / (count - 2.0))
+        fle = math.sqrt(squares / (count - 2.0))
         ends = stats.chi2.ppf((0.975, 0.025), freedom)
         interval = (float(fle * math.sqrt(freedom / ends[0])), float(fle * math.sqrt(freedom / ends[1])))
         widening = float(3.0 * stats.f.ppf(0.95, 3, freedom) / stats.chi2.ppf(0.95, 3))
     else:
         interval, widening = (fle, fle), 1.0
 
-    centroid = mapped.mean(axis=0)
+    total = parts.sum()
+    centroid = parts @ mapped / total
     offsets = mapped - centroid
-    axes = np.linalg.svd(offsets, full_matrices=False)[2].T
-    squares = np.mean((offsets @ axes) ** 2, axis=0)
-    axis_distances = np.sqrt(squares.sum() - squares)
+    axes = np.linalg.svd(np.sqrt(parts)[:, None] * offsets, full_matrices=False)[2].T
+    along = parts @ (offsets @ axes) ** 2 / total
+    axis_distances = np.sqrt(along.sum() - along)
     # Normal matrix about the centroid: the rotation and translation blocks decouple.
     cross = skew(offsets)
     covariance = np.zeros((6, 6))
-    covariance[:3, :3] = np.linalg.inv(np.einsum("nji,njk->ik", cross, cross))
-    covariance[3:, 3:] = np.eye(3) / count
+    covariance[:3, :3] = np.linalg.inv(np.einsum("n,nji,njk->ik", parts, cross, cross))
+    covariance[3:, 3:] = np.eye(3) / total
     covariance *= widening * fle**2 / 3.0
 
     return LandmarkRegistration(
@@ -194,162 +179,48 @@ def register_landmarks(
         centroid=centroid,
         axes=axes,
         axis_distances=axis_distances,
+        weights=parts,
         names=labels,
-        warnings=_warnings(source, target, labels, fre, None if estimated else fle),
+        warnings=blunder_warnings(
+            source,
+            target,
+            labels,
+            fre,
+            None if estimated else fle,
+            None if estimated or weights is None else 3.0 * squares / fle**2,
+        ),
     )
 
 
-def _check_configuration(points: Array, labels: Sequence[str], which: str) -> None:
-    """Refuse two fiducials in one place and fiducials on a line."""
-    distances = np.linalg.norm(points[:, None] - points[None], axis=2)
-    largest = distances.max()
-    distances[np.diag_indices(len(points))] = np.inf
-    i, j = divmod(int(np.argmin(distances)), len(points))
-    if distances[i, j] <= 1e-3 * largest:
-        raise InputError(
-            f"{which} fiducials {labels[i]} and {labels[j]} are in the same place "
-            f"({distances[i, j]:.3g} mm apart); measure one of them again or leave it out."
-        )
-    spread, from_line = _spread(points)
-    if from_line < COLLINEAR_RATIO * spread:
-        raise InputError(
-            f"{which} fiducials lie on a line (RMS distance from it {from_line:.3g} mm, "
-            f"{100.0 * from_line / spread:.2g} % of their spread of {spread:.3g} mm; at least "
-            f"{100.0 * COLLINEAR_RATIO:.0f} % is needed); add a fiducial off that line."
-        )
+def check_pairs(
+    source: ArrayLike, target: ArrayLike, names: Sequence[str] | None
+) -> tuple[Array, Array, tuple[str, ...]]:
+    """Paired fiducials (n, 3) and their n names, checked to fix a rigid transform.
 
-
-def _spread(points: Array) -> tuple[float, float]:
-    """RMS distance of points from their centroid, and from their best line."""
-    singular = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
-    squares = singular**2 / len(points)
-    return math.sqrt(squares.sum()), math.sqrt(squares[1:].sum())
-
-
-def _fit(source: Array, target: Array, *, mirrored: bool = False) -> Array:
-    """Best rigid transforms (m, 4, 4) of m paired sets (m, n, 3); `mirrored` allows a reflection where it
-    fits better."""
-    source_center = source.mean(axis=1, keepdims=True)
-    target_center = target.mean(axis=1, keepdims=True)
-    u, _, vt = np.linalg.svd(np.swapaxes(source - source_center, 1, 2) @ (target - target_center))
-    if not mirrored:
-        # Arun's case of determinant -1: flip the direction of least variance, so that no reflection is
-        # returned.
-        u[:, :, 2] *= np.sign(np.linalg.det(u) * np.linalg.det(vt))[:, None]
-    rotation = np.swapaxes(u @ vt, 1, 2)
-    result = np.zeros((len(source), 4, 4))
-    result[:, :3, :3] = rotation
-    result[:, :3, 3] = (target_center - source_center @ np.swapaxes(rotation, 1, 2))[:, 0]
-    result[:, 3, 3] = 1.0
-    return result
-
-
-def _fre(source: Array, target: Array, *, mirrored: bool = False) -> Array:
-    """RMS residual (m,) of the best fit of each of m paired sets (m, n, 3)."""
-    fits = _fit(source, target, mirrored=mirrored)
-    mapped = source @ np.swapaxes(fits[:, :3, :3], 1, 2) + fits[:, None, :3, 3]
-    return np.sqrt(np.mean(np.sum((mapped - target) ** 2, axis=2), axis=1))
-
-
-def _warnings(
-    source: Array, target: Array, labels: tuple[str, ...], fre: float, known_fle: float | None
-) -> tuple[str, ...]:
-    """Sentences on what looks like a blunder, most likely cause first."""
-    found: list[str] = []
+    Raises:
+        InputError: as `register_landmarks`.
+    """
+    source, target = check_points(source, "source fiducials"), check_points(target, "target fiducials")
     count = len(source)
-    spread, from_line = _spread(source)
-    if from_line < WEAK_RATIO * spread:
-        found.append(
-            f"The fiducials are nearly on a line ({100.0 * from_line / spread:.0f} % of their spread): "
-            "rotation about that line is poorly determined; add a fiducial off the line."
-        )
-    # Rounding alone must raise nothing: exact pairs have residuals near 1e-13 of the spread.
-    if fre > 1e-6 * spread:
-        suspects = [_suspected_swap(source, target, labels, fre), _suspected_mirror(source, target, fre)]
-        explained = [suspect for suspect in suspects if suspect is not None]
-        blunder = min(explained)[1] if explained else _suspected_outlier(source, target, labels, fre)
-        if blunder:
-            found.append(blunder)
-    if known_fle is not None:
-        freedom = 3 * count - 6
-        if 3.0 * count * fre**2 / known_fle**2 > stats.chi2.ppf(1.0 - FALSE_ALARM / 10.0, freedom):
-            found.append(
-                f"FRE of {fre:.2f} mm is more than a localization error of {known_fle:.2f} mm explains: "
-                "check for moved fiducials, a wrong tool calibration or wrong labels."
-            )
-        ambiguous = _look_alike(source, labels, known_fle)
-        if ambiguous:
-            found.append(ambiguous)
-    return tuple(found)
+    if len(target) != count:
+        raise InputError(f"{count} source but {len(target)} target fiducials; give one of each per fiducial.")
+    if count < 3:
+        raise InputError(f"only {count} fiducial pairs; at least 3 that are not on one line are needed.")
+    labels = tuple(names) if names is not None else tuple(str(i + 1) for i in range(count))
+    if len(labels) != count:
+        raise InputError(f"{len(labels)} names for {count} fiducials; give one name per fiducial.")
+    for points, which in ((source, "source"), (target, "target")):
+        check_configuration(points, labels, which)
+    return source, target, labels
 
 
-def _swapped(points: Array, pairs: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
-    """Copies (m, n, 3) of `points`, each with one pair of rows exchanged."""
-    result = np.repeat(points[None], len(pairs), axis=0)
-    for k, (i, j) in enumerate(pairs):
-        result[k, [i, j]] = points[[j, i]]
+def _check_weights(weights: ArrayLike | None, count: int) -> Array:
+    """Positive weights (n,), or InputError."""
+    if weights is None:
+        return np.ones(count)
+    result = np.array(weights, dtype=np.float64)
+    if result.shape != (count,):
+        raise InputError(f"weights have shape {result.shape} for {count} fiducials; give one weight per fiducial.")
+    if not (np.isfinite(result).all() and (result > 0.0).all()):
+        raise InputError("weights must be positive and finite; leave a fiducial of weight zero out.")
     return result
-
-
-def _suspected_swap(source: Array, target: Array, labels: tuple[str, ...], fre: float) -> tuple[float, str] | None:
-    """The FRE left after the best exchange of two labels, and the sentence, if that exchange explains
-    much."""
-    pairs = list(combinations(range(len(source)), 2))
-    swapped = _swapped(source, pairs)
-    fres = _fre(swapped, np.broadcast_to(target, swapped.shape))
-    best = int(np.argmin(fres))
-    if fres[best] * SWAP_FACTOR > fre:
-        return None
-    first, second = (labels[i] for i in pairs[best])
-    return float(fres[best]), (
-        f"Fiducials {first} and {second} look swapped: exchanging them lowers FRE from {fre:.2f} mm "
-        f"to {fres[best]:.2f} mm; check their labels."
-    )
-
-
-def _suspected_mirror(source: Array, target: Array, fre: float) -> tuple[float, str] | None:
-    """The FRE of the best fit with a reflection, and the sentence, if a reflection explains much."""
-    if len(source) < 5:  # four residual vectors leave a mirror too easily better by chance
-        return None
-    mirrored = float(_fre(source[None], target[None], mirrored=True)[0])
-    if mirrored * SWAP_FACTOR > fre:
-        return None
-    return mirrored, (
-        f"The fiducials fit a mirror image (FRE {mirrored:.2f} mm instead of {fre:.2f} mm): "
-        "check that both frames are right-handed and their axes named alike."
-    )
-
-
-def _suspected_outlier(source: Array, target: Array, labels: tuple[str, ...], fre: float) -> str | None:
-    """Leave each fiducial out in turn; an F test of the drop in squared residuals at the level FALSE_ALARM /
-    n."""
-    count = len(source)
-    if count < 4:
-        return None
-    kept = np.array([[j for j in range(count) if j != i] for i in range(count)])
-    fres = _fre(source[kept], target[kept])
-    best = int(np.argmin(fres))
-    left = (count - 1) * float(fres[best]) ** 2
-    drop = count * fre**2 - left
-    freedom = 3 * (count - 1) - 6
-    if drop / 3.0 <= left / freedom * stats.f.ppf(1.0 - FALSE_ALARM / count, 3, freedom):
-        return None
-    return (
-        f"Fiducial {labels[best]} looks displaced: without it FRE falls from {fre:.2f} mm to "
-        f"{fres[best]:.2f} mm; measure it again or leave it out."
-    )
-
-
-def _look_alike(source: Array, labels: tuple[str, ...], fle: float) -> str | None:
-    """Whether a swap of two labels would go unnoticed because the arrangement is too symmetric."""
-    pairs = list(combinations(range(len(source)), 2))
-    swapped = _swapped(source, pairs)
-    fres = _fre(swapped, np.broadcast_to(source, swapped.shape))
-    worst = int(np.argmin(fres))
-    if fres[worst] > 2.0 * fle:
-        return None
-    first, second = (labels[i] for i in pairs[worst])
-    return (
-        f"The arrangement is too symmetric to tell fiducial {first} from {second} (swapped, FRE would only "
-        f"be about {fres[worst]:.2f} mm): make sure of their labels."
-    )

@@ -1,0 +1,1 @@
+"""Registration of images to images: rigid, affine and deformable, and how to check it."""

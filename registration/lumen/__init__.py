@@ -1,0 +1,1 @@
+"""What it tells a tracker that a catheter cannot leave the vessel."""

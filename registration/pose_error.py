@@ -1,0 +1,63 @@
+r"""The error of a transform, kept about the point where it is smallest, and what it means elsewhere.
+
+A registration's error is a small rotation omega and translation tau about a center c,
+
+    delta y(r) = omega x (r - c) + tau,     cov(r) = J_r S J_r^T,     J_r = [-(r - c)^, I],
+
+with S the 6x6 covariance of (omega, tau). The trace of cov(r) is the expected squared target registration
+error (TRE) at r.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from registration.rigid import Array, skew
+
+
+def displacement_jacobian(offsets: Array) -> Array:
+    """The (..., 3, 6) matrices [-d^, I] that turn (omega, tau) into displacements at offsets d (..., 3)."""
+    jacobian = np.zeros((*offsets.shape[:-1], 3, 6))
+    jacobian[..., :3] = -skew(offsets)
+    jacobian[..., 3:] = np.eye(3)
+    return jacobian
+
+
+def about_origin(covariance: Array, center: Array) -> Array:
+    """A covariance (6, 6) of (omega, tau) about `center` (3,), written about the frame's origin."""
+    # omega x (y - c) + tau = omega x y + (tau + c x omega)
+    shift = np.eye(6)
+    shift[3:, :3] = skew(center)
+    return shift @ covariance @ shift.T
+
+
+@dataclass(frozen=True)
+class PoseError:
+    """Error of a ``target_from_source``, written in the target frame.
+
+    Attributes:
+        covariance: (6, 6) of (omega [rad], tau [mm]) about `center`.
+        center: (3,) in mm.
+    """
+
+    covariance: Array
+    center: Array
+
+    def point_covariance(self, points: ArrayLike) -> Array:
+        """Covariance (n, 3, 3) in mm^2 of the error at points (n, 3) of the target frame; (3,) gives
+        (3, 3)."""
+        jacobian = displacement_jacobian(np.asarray(points, dtype=np.float64) - self.center)
+        return jacobian @ self.covariance @ np.swapaxes(jacobian, -1, -2)
+
+    def tre(self, points: ArrayLike) -> Array:
+        """Expected RMS target registration error in mm at points (n, 3) of the target frame; (3,) gives one
+        number."""
+        return np.sqrt(np.trace(self.point_covariance(points), axis1=-2, axis2=-1))
+
+    @property
+    def pose_covariance(self) -> Array:
+        """(6, 6) of the left perturbation about the target frame's origin: what `FrameGraph.set` takes."""
+        return about_origin(self.covariance, self.center)

@@ -1,0 +1,1 @@
+"""Registration of touched or scanned points to a surface."""
