@@ -12,6 +12,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from surgical_twin.errors import InputError
+from surgical_twin.flow.beds import LinearCircuit
 from surgical_twin.flow.waveform import PeriodicWaveform
 
 PROXIMAL_SHARE = 0.09
@@ -45,6 +46,17 @@ class Windkessel:
                 raise InputError(f"A Windkessel's {name} must be positive; it is {value:g}.")
         if not np.isfinite(self.distal_pressure):
             raise InputError("A Windkessel's distal_pressure must be finite.")
+
+    def circuit(self) -> LinearCircuit:
+        """Its one stored pressure, that of the capacitor."""
+        source = np.array([self.distal_pressure / (self.distal_resistance * self.compliance)])
+        return LinearCircuit(
+            rates=np.array([[-1.0 / (self.distal_resistance * self.compliance)]]),
+            charge=np.array([1.0 / self.compliance]),
+            reading=np.array([1.0]),
+            resistance=self.proximal_resistance,
+            source=lambda time: source,
+        )
 
 
 def periodic_pressure(
