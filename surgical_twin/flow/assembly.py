@@ -213,11 +213,15 @@ class TransportAssembler:
         ]
         self._pairs = pairs
         self._tensor = np.concatenate([convection, np.array(symmetric).reshape(len(pairs), -1)])
-        self._kept_cells = space.cells[pattern.cells]
-        self._kept_inverse = domain.inverse_jacobians[pattern.cells]
+        self._kept_cells = np.ascontiguousarray(space.cells[pattern.cells].T)
+        self._kept_inverse = inverse = np.ascontiguousarray(np.moveaxis(domain.inverse_jacobians[pattern.cells], 0, -1))
         self._kept_scale = self._scale[pattern.cells]
+        self._metric = self._kept_scale * np.stack([(inverse[row] * inverse[column]).sum(axis=0) for row, column in pairs])
         weights = reference.weights * factorial(dimension)
-        self._mean = weights @ reference.values
+        means = np.tile(weights @ reference.values, len(space.cells))
+        self._mean = sp.csr_matrix(
+            (means, space.cells.ravel(), np.arange(0, means.size + 1, corners)), shape=(len(space.cells), len(space))
+        )
         slopes = np.einsum("q,qal->al", weights, reference.slopes)
         # Mean derivatives in each cell: (m d, v), the d derivatives of a cell in consecutive rows.
         derivatives = np.einsum("al,elk->eka", slopes, domain.inverse_jacobians)
@@ -267,10 +271,7 @@ class TransportAssembler:
 
     def cell_mean(self, field: Array) -> Array:
         """(m, d) mean of a nodal field (v, d) in each cell."""
-        result = self._mean[0] * field[self.space.cells[:, 0]]
-        for corner, weight in enumerate(self._mean[1:], start=1):
-            result += weight * field[self.space.cells[:, corner]]
-        return result
+        return self._mean @ field
 
     def jacobian(self, field: Array) -> Array:
         """(m, d, c) mean of d u_c / d x_k in each cell, k first."""
@@ -281,10 +282,6 @@ class TransportAssembler:
         """(v, c) sum over the cells of (flux_kc, d_k phi_i) for a flux (m, d, c) that is constant in each."""
         weighted = flux * self.domain.volumes[:, None, None]
         return self._transposed @ weighted.reshape(-1, flux.shape[2])
-
-    def projected(self, values: Array) -> Array:
-        """(n, c) lumped projection of cell values (m, c) onto linear functions."""
-        return self._project @ values
 
     def smoothed(self, values: Array) -> Array:
         """(m, c) means in the cells of the lumped projection of cell values (m, c) onto linear functions."""
@@ -308,29 +305,33 @@ class TransportAssembler:
         """
         dimension = self.domain.dimension
         kept = self.pattern.cells
-        along, weight = along[kept], weight[kept] * self._kept_scale
-        mu = np.broadcast_to(viscosity, (len(self.domain.volumes),))[kept] * self._kept_scale
         values = np.zeros(self.pattern.entries + 1)
-        corners = self._kept_cells.shape[1]
+        corners = len(self._kept_cells)
+        components = np.ascontiguousarray(velocity.T)
         for begin in range(0, len(kept), _CHUNK):
             part = slice(begin, begin + _CHUNK)
-            inverse = self._kept_inverse[part]
-            scale = density * self._kept_scale[part]
-            nodal = velocity[self._kept_cells[part]]
-            coefficients = np.empty((len(inverse), len(self._tensor)))
-            convecting = coefficients[:, : corners * dimension].reshape(len(inverse), corners, dimension)
-            direction = np.empty((len(inverse), dimension))
+            cells = kept[part]
+            inverse = self._kept_inverse[:, :, part]
+            scale = self._kept_scale[part]
+            # One row per coefficient: rows of consecutive numbers are what the processor multiplies fastest.
+            coefficients = np.empty((len(self._tensor), len(cells)))
+            convecting = coefficients[: corners * dimension].reshape(corners, dimension, len(cells))
+            nodal = components[:, self._kept_cells[:, part]]
             for row in range(dimension):
-                scaled = inverse[:, row] * scale[:, None]
-                total = nodal[:, :, 0] * scaled[:, :1]
+                np.multiply(nodal[0], inverse[row, 0] * (density * scale), out=convecting[:, row])
                 for axis in range(1, dimension):
-                    total += nodal[:, :, axis] * scaled[:, axis : axis + 1]
-                convecting[:, :, row] = total
-                direction[:, row] = (inverse[:, row] * along[part]).sum(axis=1)
+                    convecting[:, row] += nodal[axis] * (inverse[row, axis] * (density * scale))
+            direction = [
+                sum(inverse[row, axis] * along[cells, axis] for axis in range(dimension)) for row in range(dimension)
+            ]
+            strength = weight[cells] * scale
             for place, (row, column) in enumerate(self._pairs, start=corners * dimension):
-                metric = (inverse[:, row] * inverse[:, column]).sum(axis=1)
-                coefficients[:, place] = weight[part] * direction[:, row] * direction[:, column] + mu[part] * metric
-            self.pattern.add(coefficients @ self._tensor, begin, values)
+                coefficients[place] = strength * direction[row] * direction[column]
+            if np.ndim(viscosity) == 0:
+                coefficients[corners * dimension :] += viscosity * self._metric[:, part]
+            else:
+                coefficients[corners * dimension :] += np.asarray(viscosity)[cells] * self._metric[:, part]
+            self.pattern.add(coefficients.T @ self._tensor, begin, values)
         if len(self._face_nodes):
             nodal = velocity[self._face_nodes]
             outward = np.einsum("fad,fd->fa", nodal, self._face_vectors) @ self.space.facet_reference.values.T

@@ -16,15 +16,15 @@ time with steps of changing length, one step being
     6011-6045) with one constant stiffness matrix K, factored once; alpha = dt / (a0 rho).
     Order 1, with orthogonal subscales for the pressure whose parameter is the projection's own alpha (Codina, J. Comput.
     Phys. 170 (2001) 112-140):   2 alpha K p^(n+1) = alpha (K p^n + B' pi(grad p^n)) + (u*, grad q) - <u_in.n, q>.
-    Order 2 is inf-sup stable:   alpha K (p* - p^n) = (u*, grad q) - <u_in.n, q>, and in Newtonian blood the
-    rotational form p^(n+1) = p* - mu pi(div u*), which takes away the boundary layer of the plain one;
+    Order 2 is inf-sup stable:   alpha K (p^(n+1) - p^n) = (u*, grad q) - <u_in.n, q>. (The rotational form, which
+    subtracts mu div u* from the pressure, was measured to be unstable from a CFL number of some 20 on.)
 3.  order 1: u^(n+1) = u* - alpha grad(p^(n+1) - p^n), lumped. Order 2: u* itself is the velocity, and the increments of
     the last two pressures enter the next momentum equation in its place (Guermond & Shen, SIAM J. Numer. Anal. 41
     (2003) 112-134): no mass matrix has to be solved.
 
 Why a fractional step: per step it solves one scalar matrix for the velocity, dominated by mass, and one
 constant matrix for the pressure, where a coupled scheme solves a saddle point some times over. What it costs is an
-error of second order in the time step. Order 1 gives the most steps per second, and its pressure and flow at ports are
+error of second order in the time step (of first order in the pressure beside walls). Order 1 gives the most steps per second, and its pressure and flow at ports are
 what planning needs; order 2 costs some five times as much on the same mesh and is for wall shear and for
 verification: at equal error it is the cheaper one wherever the flow is smooth.
 
@@ -33,9 +33,11 @@ computed once. The flow through an open port is the sum of its nodes' residuals 
 and outflows balance to rounding; it is linear in dP too. A dense system of as many unknowns as open ports then
 closes pressures, flows and circuits together: no limit on the time step comes from them.
 
-Time step. BDF2 with implicit convection is stable at any CFL number, but extrapolation and lagged subscales are
-accurate only while blood crosses few cells in a step. So a step is cut into equal parts in which the largest CFL number
-stays below `max_cfl`, and into more where a part fails.
+Time step. The projection pi is explicit. Extrapolated to second order it is unstable at large CFL numbers: a smooth mode
+exp(ikx) grows by 1 + O(sqrt(ck dt / delta)) a step once delta = tau (ck)^2 dt passes 1. Taken from the last step it is
+not, and of first order. So it is extrapolated where a cell is crossed in half a step or more, and less and less
+beyond. Extrapolation of the convecting velocity still wants blood to cross few cells in a step: a step is cut into equal
+parts in which the largest CFL number stays below `max_cfl`, and into more where a part fails.
 """
 
 from __future__ import annotations
@@ -66,6 +68,9 @@ RAMP_BEATS = 0.1
 
 MAX_CFL = 10.0
 """Steps are cut so that blood crosses at most this many cells in one."""
+
+LAG_CFL = 2.0
+"""In cells that are crossed faster, the subscales' projection is extrapolated less: see `NavierStokes`."""
 
 MOST_PARTS = 256
 """A step that would need more parts than this is one of a flow that diverges."""
@@ -399,7 +404,7 @@ class NavierStokes:
         time = self.time + length
         boundary = self._boundary(time)
         extrapolated = (1.0 + ratio) * self.velocity - ratio * self.velocity_before
-        tentative, cfl = self._momentum(extrapolated, bdf, boundary, time, length)
+        tentative, cfl = self._momentum(extrapolated, ratio, bdf, boundary, time)
         alpha = 1.0 / (bdf[0] * self.density)
         pressure, bed_state, flows = self._project(tentative, boundary, alpha, bdf, time)
         history = bdf[1] * self.velocity + bdf[2] * self.velocity_before
@@ -409,12 +414,6 @@ class NavierStokes:
             correction[self._fixed] = 0.0
             velocity = tentative - correction
             return _Part(velocity, bdf[0] * velocity + history, pressure, self.increment, bed_state, flows, cfl)
-        if isinstance(self.rheology, Newtonian):
-            divergence = np.trace(self.transport.jacobian(tentative), axis1=1, axis2=2)[:, None]
-            smooth = self.transport.projected(divergence)[:, 0]
-            for nodes in self._open_nodes:
-                smooth[nodes] = 0.0
-            pressure = pressure - self.rheology.viscosity * smooth
         return _Part(tentative, bdf[0] * tentative + history, pressure, alpha * change, bed_state, flows, cfl)
 
     def _gradient_of(self, pressure: Array) -> Array:
@@ -422,14 +421,17 @@ class NavierStokes:
         return np.column_stack([gradient @ pressure for gradient in self.matrices.gradient])
 
     def _momentum(
-        self, extrapolated: Array, bdf: tuple[float, float, float], boundary: Array, time: float, length: float
+        self, extrapolated: Array, ratio: float, bdf: tuple[float, float, float], boundary: Array, time: float
     ) -> tuple[Array, float]:
         """The tentative velocity (v, d), and the CFL number."""
         domain, rho, transport = self.domain, self.density, self.transport
+        length = time - self.time
         along = transport.cell_mean(extrapolated)
         speed = np.sqrt(np.einsum("ed,ed->e", along, along))
         size = domain.element_length / self.space.order
-        jacobian = transport.jacobian(extrapolated)
+        slopes = transport.jacobian(np.column_stack([self.velocity, self.velocity_before]))
+        now, before = slopes[:, :, : domain.dimension], slopes[:, :, domain.dimension :]
+        jacobian = (1.0 + ratio) * now - ratio * before
         viscosity, transposed = self.viscosity(jacobian)
         kinematic = np.max(viscosity) / rho
         tau = 1.0 / np.sqrt((2.0 * speed / size) ** 2 + (12.0 * kinematic / size**2) ** 2 + bdf[0] ** 2)
@@ -443,7 +445,8 @@ class NavierStokes:
         load -= self._gradient_of(known)
         if self.body_force is not None:
             load += self.matrices.mass @ self.body_force(self.space.points, time)
-        convected = np.einsum("ek,ekc->ec", along, jacobian)
+        lagged = (1.0 / np.maximum(1.0, speed * length / (LAG_CFL * size)) ** 2)[:, None, None]
+        convected = np.einsum("ek,ekc->ec", along, now + (ratio * lagged) * (now - before))
         subscale = transport.smoothed(convected) * (rho * tau)[:, None]
         flux = along[:, :, None] * subscale[:, None, :]
         if transposed is not None:
