@@ -124,7 +124,9 @@ WIDTH, CYLINDER = 0.41, 0.05
 """Of the channel and radius of the cylinder, m (Schaefer & Turek, Notes Numer. Fluid Mech. 52 (1996) 547-566)."""
 
 
-def cylinder_channel(around: int, layers: int, along: int, *, grading: float = 3.0, upstream: float = 0.0) -> tuple[Array, Indices]:
+def cylinder_channel(
+    around: int, layers: int, along: int, *, grading: float = 3.0, upstream: float = 0.0
+) -> tuple[Array, Indices]:
     """The planar channel with a cylinder: a ring of quadrilaterals between circle and square, and columns behind it.
 
     Args:
@@ -154,9 +156,9 @@ def cylinder_channel(around: int, layers: int, along: int, *, grading: float = 3
     for layer in range(layers):
         now, nxt = index[layer], index[layer + 1]
         quads.append(np.column_stack([now, np.roll(now, -1), np.roll(nxt, -1), nxt]))
-    heights = border[:side + 1, 1].copy()
+    heights = border[: side + 1, 1].copy()
     heights[-1] = WIDTH
-    right = np.concatenate([index[-1][: side], [index[-1][side]]])
+    right = np.concatenate([index[-1][:side], [index[-1][side]]])
     # Columns behind: growing to the outlet.
     first = WIDTH / side
     length = 2.2 - WIDTH

@@ -216,7 +216,9 @@ class TransportAssembler:
         self._kept_cells = np.ascontiguousarray(space.cells[pattern.cells].T)
         self._kept_inverse = inverse = np.ascontiguousarray(np.moveaxis(domain.inverse_jacobians[pattern.cells], 0, -1))
         self._kept_scale = self._scale[pattern.cells]
-        self._metric = self._kept_scale * np.stack([(inverse[row] * inverse[column]).sum(axis=0) for row, column in pairs])
+        self._metric = self._kept_scale * np.stack(
+            [(inverse[row] * inverse[column]).sum(axis=0) for row, column in pairs]
+        )
         weights = reference.weights * factorial(dimension)
         means = np.tile(weights @ reference.values, len(space.cells))
         self._mean = sp.csr_matrix(

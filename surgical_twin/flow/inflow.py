@@ -71,11 +71,11 @@ class PortSection:
         corners = domain.points[domain.triangles[chosen]]
         edges = corners[:, 1:] - corners[:, :1]
         metric = np.linalg.inv(np.einsum("fld,fmd->flm", edges, edges))
-        areas = domain.triangle_areas(domain.triangles[chosen]) * factorial(domain.dimension - 1)
+        areas: Array = domain.triangle_areas(domain.triangles[chosen]) * factorial(domain.dimension - 1)
         reference = space.facet_reference
-        stiffness = np.einsum("f,flm,lmij->fij", areas, metric, reference.stiffness())
-        mass = areas[:, None, None] * reference.mass()
-        count = len(self.nodes)
+        stiffness: Array = np.einsum("f,flm,lmij->fij", areas, metric, reference.stiffness())
+        mass = np.einsum("f,ij->fij", areas, reference.mass())
+        count = int(self.nodes.size)
         rows = np.repeat(local, local.shape[1], axis=1).ravel()
         columns = np.tile(local, (1, local.shape[1])).ravel()
         self.stiffness = sp.csr_matrix((stiffness.ravel(), (rows, columns)), shape=(count, count))

@@ -35,7 +35,7 @@ class RowShare:
         bounds = np.linspace(0, size, comm.size + 1).astype(np.int64)
         self.comm, self.size = comm, size
         self.first, self.last = int(bounds[comm.rank]), int(bounds[comm.rank + 1])
-        self._counts = np.diff(bounds)
+        self._counts = [int(count) for count in np.diff(bounds)]
 
     def matrix(self, rows: sp.csr_matrix) -> PETSc.Mat:
         """A PETSc matrix from the rows that each process holds."""

@@ -310,7 +310,7 @@ class NavierStokes:
                 The solver keeps the state from before the step.
         """
         saved = self.state()
-        end = self.time + self.time_step
+        end = (self.steps + 1) * self.time_step
         parts = self._parts_needed(end)
         for _ in range(RETRIES + 1):
             failure = self._in_parts(parts)

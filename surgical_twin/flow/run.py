@@ -241,7 +241,7 @@ def run_flow(
         windkessels={name: bed for name, bed in outlets.items() if isinstance(bed, Windkessel)},
         period=period,
         figures=figures,
-        **{name: recorder.array(name) for name in _ARRAYS},  # type: ignore[arg-type]
+        **{name: recorder.array(name) for name in _ARRAYS},
     )
 
 
@@ -255,9 +255,10 @@ def _period(inflow: PeriodicWaveform | Mapping[str, PortCondition], outlets: Map
         return inflow.period
     found: dict[str, float] = {}
     for name, condition in {**inflow, **outlets}.items():
-        values = [getattr(condition, key, None) for key in ("waveform", "pressure", "distal_pressure")]
-        values.append(getattr(condition, "myocardial_pressure", None))
-        found |= {name: value.period for value in values if isinstance(value, PeriodicWaveform)}
+        for key in ("waveform", "pressure", "distal_pressure", "myocardial_pressure"):
+            value = getattr(condition, key, None)
+            if isinstance(value, PeriodicWaveform):
+                found[name] = value.period
     if found and np.ptp(list(found.values())) > 1e-9 * max(found.values()):
         listed = ", ".join(f"{name} {value:g} s" for name, value in found.items())
         raise InputError(f"The ports' waveforms differ in their period ({listed}); give all the same.")

@@ -160,7 +160,7 @@ def shear_means(time: Array, stress: Array) -> ShearMeans:
     """
     span = float(time[-1] - time[0])
     stress = np.asarray(stress, dtype=float)
-    magnitude = np.trapezoid(np.linalg.norm(stress, axis=2), time, axis=0) / span
+    magnitude = np.asarray(np.trapezoid(np.linalg.norm(stress, axis=2), time, axis=0)) / span
     vector = np.linalg.norm(np.trapezoid(stress, time, axis=0), axis=1) / span
     steady = np.divide(vector, magnitude, out=np.ones_like(vector), where=magnitude > 0)
     with np.errstate(divide="ignore"):
