@@ -404,9 +404,9 @@ class NavierStokes:
         time = self.time + length
         boundary = self._boundary(time)
         extrapolated = (1.0 + ratio) * self.velocity - ratio * self.velocity_before
-        tentative, cfl = self._momentum(extrapolated, ratio, bdf, boundary, time)
+        tentative, tau, cfl = self._momentum(extrapolated, ratio, bdf, boundary, time)
         alpha = 1.0 / (bdf[0] * self.density)
-        pressure, bed_state, flows = self._project(tentative, boundary, alpha, bdf, time)
+        pressure, bed_state, flows = self._project(tentative, tau, boundary, alpha, bdf, time)
         history = bdf[1] * self.velocity + bdf[2] * self.velocity_before
         change = pressure - self.pressure
         if self.space.order == 1:
@@ -422,8 +422,8 @@ class NavierStokes:
 
     def _momentum(
         self, extrapolated: Array, ratio: float, bdf: tuple[float, float, float], boundary: Array, time: float
-    ) -> tuple[Array, float]:
-        """The tentative velocity (v, d), and the CFL number."""
+    ) -> tuple[Array, Array, float]:
+        """The tentative velocity (v, d), the subscales' time (m,) [s], and the CFL number."""
         domain, rho, transport = self.domain, self.density, self.transport
         length = time - self.time
         along = transport.cell_mean(extrapolated)
@@ -434,7 +434,7 @@ class NavierStokes:
         jacobian = (1.0 + ratio) * now - ratio * before
         viscosity, transposed = self.viscosity(jacobian)
         kinematic = np.max(viscosity) / rho
-        tau = 1.0 / np.sqrt((2.0 * speed / size) ** 2 + (12.0 * kinematic / size**2) ** 2 + bdf[0] ** 2)
+        tau = 1.0 / np.sqrt((2.0 * speed / size) ** 2 + (12.0 * kinematic / size**2) ** 2)
         values = transport.values(extrapolated, rho, along, rho * tau, viscosity)
         values += (rho * bdf[0]) * transport.mass_values
 
@@ -453,7 +453,7 @@ class NavierStokes:
             flux -= transposed
         load += transport.tested_with_gradient(flux)
         cfl = float((speed / size).max()) * length
-        return self._transport_solver.solve(values, load, boundary, extrapolated), cfl
+        return self._transport_solver.solve(values, load, boundary, extrapolated), tau, cfl
 
     def viscosity(self, jacobian: Array) -> tuple[Array | float, Array | None]:
         """Viscosity (of each cell where it differs), and for shear-thinning blood the flux (m, d, d) of its transposed
@@ -471,29 +471,34 @@ class NavierStokes:
         return viscosity, (viscosity - self.rheology.high_shear_viscosity)[:, None, None] * transposed
 
     def _project(
-        self, tentative: Array, boundary: Array, alpha: float, bdf: tuple[float, float, float], time: float
+        self,
+        tentative: Array,
+        tau: Array,
+        boundary: Array,
+        alpha: float,
+        bdf: tuple[float, float, float],
+        time: float,
     ) -> tuple[Array, Array, Array]:
         """Pressure (n,), stored pressures of the beds, and flows out of the open ports at the end of the step."""
         stiffness = self.matrices.pressure_stiffness
         mass = sum(matrix @ tentative[:, axis] for axis, matrix in enumerate(self._divergence))
         mass = mass - sum(matrix @ boundary[:, axis] for axis, matrix in enumerate(self._boundary_flux))
         known = alpha * (stiffness @ self.pressure) + mass
-        beta = alpha
         if self.space.order == 1:
-            slopes = self._gradient_of(self.pressure) / self.matrices.pressure_load[:, None]
-            known += alpha * sum(matrix @ slopes[:, axis] for axis, matrix in enumerate(self._divergence))
-            beta = 2.0 * alpha
+            slope = self.transport.jacobian(self.pressure[:, None])
+            rough = slope[:, :, 0] - self.transport.smoothed(slope[:, :, 0])
+            known -= self.transport.tested_with_gradient((rough * np.minimum(tau / self.density, alpha)[:, None])[:, :, None])[:, 0]
         guess = np.array([self.pressure[nodes[0]] for nodes in self._open_nodes])
-        pressure = self._pressure_solver.solve(known / beta, guess, self.pressure)
+        pressure = self._pressure_solver.solve(known / alpha, guess, self.pressure)
         if not len(guess):
             return pressure, self.beds.now, np.empty(0)
-        residual = known - beta * (stiffness @ pressure)
+        residual = known - alpha * (stiffness @ pressure)
         flow = np.array([residual[nodes].sum() for nodes in self._open_nodes])
         # P = impedance Q + stored of every circuit, and Q = flow + response dP of the 3D flow.
         relations: list[Affine] = self.beds.affine(bdf, time)
         impedance = np.array([relation.impedance for relation in relations])
         stored = np.array([relation.stored for relation in relations])
-        response = -beta * self._open_stiffness
+        response = -alpha * self._open_stiffness
         system = np.eye(len(guess)) - impedance[:, None] * response
         change = np.linalg.solve(system, impedance * flow + stored - guess)
         flow = flow + response @ change
