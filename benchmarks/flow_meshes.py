@@ -240,3 +240,50 @@ def read_svfsi(folder: Path) -> FlowDomain:
         port("outlet", "outlet", 2, [0, 0, points[:, 2].max()], [0, 0, 1], area),
     ]
     return FlowDomain.build(points, oriented(points, cells), facets, tags, ports)
+
+
+def nozzle(inner: int = 6, outer: int = 11) -> FlowDomain:
+    """FDA's nozzle (Stewart et al., Cardiovasc. Eng. Technol. 3 (2012) 139-160), z = 0 at the sudden expansion, m.
+
+    Inlet 12 mm wide, a cone of 20 degrees, a throat of 4 mm and 40 mm length, then 12 mm again. Rings up to ``inner`` go
+    all the way through; those up to ``outer`` begin at the expansion.
+    """
+    cone = 4e-3 / np.tan(np.radians(10.0))
+    flat, triangles = disk(outer)
+    within = 1 + 3 * inner * (inner + 1)
+    ring = np.round(np.linalg.norm(flat, axis=1) * outer).astype(int)
+    direction = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-300)
+    core = triangles[(triangles < within).all(axis=1)]
+    before = np.concatenate(
+        [
+            np.linspace(-0.12, -0.04 - cone, 16)[:-1],
+            np.linspace(-0.04 - cone, -0.04, 19)[:-1],
+            np.linspace(-0.04, 0.0, 37),
+        ]
+    )
+    growth = np.linspace(0, 1, 61)
+    behind = 0.12 * (0.45 * growth + 0.55 * growth**2)
+    radii = np.where(ring <= inner, 2e-3 * ring / inner, 2e-3 + 4e-3 * (ring - inner) / (outer - inner))
+    first, first_cells = extruded(direction[:within] * (ring[:within] / inner)[:, None], core, before)
+    bore = np.interp(first[:, 2], [-0.12, -0.04 - cone, -0.04, 0.0], [6e-3, 6e-3, 2e-3, 2e-3])
+    first[:, :2] *= bore[:, None]
+    second, second_cells = extruded(direction * radii[:, None], triangles, behind)
+    # The last layer before the expansion is the first one's core behind it.
+    shift = len(first) - within
+    number = np.arange(len(second)) + len(first)
+    number[:within] = shift + np.arange(within)
+    points = np.concatenate([first, second])
+    cells = np.concatenate([first_cells, number[second_cells]])
+    used, cells_flat = np.unique(cells, return_inverse=True)
+    points, cells = points[used], cells_flat.reshape(-1, 4)
+    facets = boundary_of(cells)
+    z = points[facets][:, :, 2]
+    tags = np.zeros(len(facets), dtype=np.int32)
+    tags[(z < -0.12 + 1e-9).all(axis=1)] = 1
+    tags[(z > 0.12 - 1e-9).all(axis=1)] = 2
+    area = np.pi * 6e-3**2
+    ports = [
+        port("inlet", "inlet", 1, [0, 0, -0.12], [0, 0, -1], area),
+        port("outlet", "outlet", 2, [0, 0, 0.12], [0, 0, 1], area),
+    ]
+    return FlowDomain.build(points, oriented(points, cells), facets, tags, ports)
