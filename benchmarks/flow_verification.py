@@ -195,22 +195,22 @@ def poiseuille(quick: bool) -> Figures:
 
 def womersley(quick: bool) -> Figures:
     """Womersley's oscillating flow: velocity over the section and wall shear, as complex amplitudes."""
-    radius, length = 3e-3, 6e-3
+    radius, length = 3e-3, 12e-3
     found: Figures = {}
-    rings = 8
+    rings = 6 if quick else 8
     # Finer towards the wall: at alpha = 10 its layer is a seventh of the radius.
-    domain = tube(rings, np.linspace(0, length, 4), radius, lambda s: np.sin(0.5 * np.pi * s), same_area=True)
+    domain = tube(rings, np.linspace(0, length, 7), radius, lambda s: np.sin(0.5 * np.pi * s), same_area=True)
     for alpha in (2.0, 5.0, 10.0):
         omega = alpha**2 * MU / RHO / radius**2
         period = 2 * np.pi / omega
         amplitude = 1e-7
         wave = PeriodicWaveform.from_function(lambda t, w=omega: amplitude * np.cos(w * t), period)
-        steps = 64 if quick else 128
+        steps = (64 if quick else 128) * (2 if alpha < 4 else 1)
         solver = NavierStokes(domain, inflow={"inlet": GivenFlow(wave, "womersley")}, order=2, density=RHO,
                               outlets={"outlet": GivenPressure(0.0)}, time_step=period / steps, rheology=Newtonian(MU))  # fmt: skip
         shear = WallShear(solver)
         velocity, stress = [], []
-        settle = 1 if alpha < 4 else 2
+        settle = 1 if alpha < 4 else 3
         for step in range((settle + 1) * steps):
             solver.step()
             if step >= settle * steps:
@@ -222,11 +222,11 @@ def womersley(quick: bool) -> Figures:
         bulk = 1 - 2 * jv(1, beta) / (beta * jv(0, beta))
         place = np.linalg.norm(solver.space.points[:, :2], axis=1) / radius
         exact = amplitude / area * (1 - jv(0, beta * np.minimum(place, 1.0)) / jv(0, beta)) / bulk
-        middle = np.abs(solver.space.points[:, 2] - 0.5 * length) < 0.3 * length
+        middle = np.abs(solver.space.points[:, 2] - 0.4 * length) < 0.2 * length
         numeric = 2 * np.mean(velocity, axis=0)
         error = np.sqrt(np.mean(np.abs(numeric - exact)[middle] ** 2) / np.mean(np.abs(exact)[middle] ** 2))
         wall = MU * amplitude / area / radius * beta * jv(1, beta) / jv(0, beta) / bulk
-        inside = np.abs(domain.points[shear.nodes, 2] - 0.5 * length) < 0.3 * length
+        inside = np.abs(domain.points[shear.nodes, 2] - 0.4 * length) < 0.2 * length
         shears = -2 * np.mean(stress, axis=0)[inside]
         wall_error = np.abs(np.abs(shears) / np.abs(wall) - 1).max()
         worst = np.abs(shears - (-wall if abs(shears[0] + wall) < abs(shears[0] - wall) else wall)).max() / abs(wall)
@@ -433,13 +433,24 @@ def _compare_svfsi(run: Any, domain: Any, theirs: dict[str, Array], folder: Path
     shear = theirs["WSS_average"][last][:, order["lumen_wall"]] * scale
     triangles = domain.triangles[domain.triangle_tags == 0]
     areas = domain.triangle_areas(triangles)
-    size = np.linalg.norm(run.wall_shear[-200:], axis=2)
+    # The stored value is the gradient of the cell behind the wall: three cells across the radius do not resolve the
+    # layer, and the stress proper (from the balance of forces) is several times as large. Compared is like with like.
+    proper = np.linalg.norm(run.wall_shear[-200:], axis=2)
     places = np.searchsorted(domain.wall_nodes, triangles)
-    mean = (size[:, places].mean(axis=2) * areas).sum(axis=1) / areas.sum()
+    proper_mean = (proper[:, places].mean(axis=2) * areas).sum(axis=1) / areas.sum()
+    chosen = domain.triangle_tags == 0
+    owners, normals = domain.boundary_cells[chosen], domain.outward[chosen] / areas[:, None]
+    mean = np.empty(200)
+    for step, velocity in enumerate(run.velocity[-200:]):
+        jacobian = np.einsum("fck,fcd->fkd", domain.gradients[owners], velocity[domain.tetrahedra[owners]])
+        traction = 0.004 * np.einsum("fkd,fk->fd", jacobian, normals)
+        traction -= np.einsum("fd,fd->f", traction, normals)[:, None] * normals
+        mean[step] = np.linalg.norm(traction, axis=1) @ areas / areas.sum()
+    console.print(f"wall shear proper {proper_mean.min():.3f}..{proper_mean.max():.3f} Pa")
     error = 100 * np.sqrt(np.mean((mean - shear) ** 2) / np.mean(shear**2))
     console.print(f"svFSI flow {found['svfsi_flow']['value']:.3f} %, wall shear {shear.min():.3f}..{shear.max():.3f} Pa, "
                   f"ours {mean.min():.3f}..{mean.max():.3f}: {error:.2f} %; {spent:.0f} s for 800 steps on one core")  # fmt: skip
-    found["svfsi_wall_shear"] = figure(error, "<= 1", "%", "on a mesh of three cells across the radius")
+    found["svfsi_wall_shear"] = figure(error, "<= 1", "%", "the gradient in the cells behind the wall, as stored")
     found["svfsi_seconds_for_1600_steps"] = figure(2 * spent, "<= 108", "s", "its own: 108 s on 16 processes")
     return found
 

@@ -108,6 +108,13 @@ class FlowDomain:
         if missing:
             raise InputError(f"No triangle of the mesh belongs to the port(s) {', '.join(missing)}.")
         facets = np.asarray(triangles, dtype=np.int64)
+        owner = np.full(len(points), -1, dtype=np.int64)
+        for place, port in enumerate(ports):
+            nodes = np.unique(facets[tags == port.tag])
+            if (owner[nodes] >= 0).any():
+                other = ports[int(owner[nodes].max())].name
+                raise InputError(f"The ports {other} and {port.name} touch each other; leave wall between them.")
+            owner[nodes] = place
         _check_boundary(tetrahedra, facets)
         return cls(points, tetrahedra, facets, tags, (*inlets, *outlets))
 

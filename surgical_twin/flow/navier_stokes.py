@@ -339,11 +339,14 @@ class NavierStokes:
         )
 
     def _parts_needed(self) -> int:
-        """Into how many parts a step has to be cut; MOST_PARTS at most."""
+        """Into how many parts a step has to be cut, by its velocity now and as it will be if it goes on so; MOST_PARTS at
+        most."""
         if not np.isfinite(self.max_cfl_allowed):
             return 1
-        number, _ = self._cfl()
-        number /= self.max_cfl_allowed
+        ahead = self.velocity
+        if self.last_part > 0.0:
+            ahead = ahead + (self.time_step / self.last_part) * (ahead - self.velocity_before)
+        number = max(self._cfl(self.velocity)[0], self._cfl(ahead)[0]) / self.max_cfl_allowed
         if self.space.order == 2:
             jacobian = self.transport.jacobian(self.velocity)
             shear = float(np.sqrt(np.einsum("ekc,ekc->e", jacobian, jacobian).max()))
@@ -352,9 +355,9 @@ class NavierStokes:
             return 1
         return int(np.clip(np.ceil(number - 1e-9), 1, MOST_PARTS))
 
-    def _cfl(self) -> tuple[float, int]:
-        """Largest CFL number of a whole time step at the present velocity, and the cell that has it."""
-        speed = np.linalg.norm(self.transport.cell_mean(self.velocity), axis=1)
+    def _cfl(self, velocity: Array) -> tuple[float, int]:
+        """Largest CFL number of a whole time step at a velocity, and the cell that has it."""
+        speed = np.linalg.norm(self.transport.cell_mean(velocity), axis=1)
         rate = speed / self.domain.element_length * self.space.order
         cell = int(np.argmax(rate))
         return float(rate[cell]) * self.time_step, cell
@@ -366,7 +369,7 @@ class NavierStokes:
             try:
                 part = self._part(length)
             except SolverFailed as error:
-                cfl, cell = self._cfl()
+                cfl, cell = self._cfl(self.velocity)
                 return f"{error}, at a CFL number of {cfl / parts:.0f} near {self._place(cell)}"
             wrong = self._wrong(part)
             if wrong is not None:
@@ -504,7 +507,9 @@ class NavierStokes:
         if self.space.order == 1:
             slope = self.transport.jacobian(self.pressure[:, None])
             rough = slope[:, :, 0] - self.transport.smoothed(slope[:, :, 0])
-            known -= self.transport.tested_with_gradient((rough * np.minimum(tau / self.density, alpha)[:, None])[:, :, None])[:, 0]
+            known -= self.transport.tested_with_gradient(
+                (rough * np.minimum(tau / self.density, alpha)[:, None])[:, :, None]
+            )[:, 0]
         guess = np.array([self.pressure[nodes[0]] for nodes in self._open_nodes])
         pressure = self._pressure_solver.solve(known / alpha, guess, self.pressure)
         if not len(guess):

@@ -63,8 +63,10 @@ def wave_free_window(time: Array, pressure: Array) -> tuple[float, float]:
     peak = int(np.argmax(rolled))
     latest = max(peak + 2, int(LATEST_SYSTOLE * count))
     incisura = peak + 1 + int(np.argmax(bent[peak + 1 : latest]))
-    begin = foot + incisura + WAVE_FREE_DELAY * (count - incisura)
-    return begin * period / count, (foot + count) * period / count - WAVE_FREE_END
+    begin = (foot + incisura + WAVE_FREE_DELAY * (count - incisura)) * period / count
+    end = (foot + count) * period / count - WAVE_FREE_END
+    early = period if begin >= period else 0.0
+    return begin - early, end - early
 
 
 def pressure_ratios(time: Array, proximal: Array, pressure: Array) -> PressureRatios:

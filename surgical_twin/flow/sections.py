@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
 from surgical_twin.errors import InputError
-from surgical_twin.flow.domain import FlowDomain
+from surgical_twin.flow.domain import WALL_TAG, FlowDomain
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -155,7 +155,11 @@ def centerline_sections(domain: FlowDomain, points: Array, spacing: float) -> tu
         spacing: m between sections.
 
     Returns:
-        The sections, and their distances (s,) [m] along the centerline. Those whose plane misses the lumen are left out.
+        The sections, and their distances (s,) [m] along the centerline. Those whose plane misses the lumen, or leaves it
+        through a port, are left out.
+
+    Raises:
+        InputError: none is left.
     """
     steps = np.linalg.norm(np.diff(points, axis=0), axis=1)
     distance = np.concatenate([[0.0], np.cumsum(steps)])
@@ -170,6 +174,20 @@ def centerline_sections(domain: FlowDomain, points: Array, spacing: float) -> tu
     tangents = at(np.minimum(stations + reach, distance[-1])) - at(np.maximum(stations - reach, 0.0))
     centers = at(stations)
     met = np.array(
-        [len(_one(domain, center, tangent)[0]) > 0 for center, tangent in zip(centers, tangents, strict=True)]
+        [_is_across(domain, center, tangent) for center, tangent in zip(centers, tangents, strict=True)], dtype=bool
     )
+    if not met.any():
+        raise InputError("No section across the centerline lies in the lumen: are both of the same case, in m?")
     return cut(domain, centers[met], tangents[met]), stations[met]
+
+
+def _is_across(domain: FlowDomain, center: Array, normal: Array) -> bool:
+    """Whether a plane cuts the lumen at this center, and the faces of ports not."""
+    height = (domain.points - center) @ normal
+    inside = (height >= 0.0)[domain.tetrahedra].sum(axis=1)
+    crossed = np.flatnonzero((inside > 0) & (inside < 4))
+    if not len(crossed):
+        return False
+    crossed = _connected(domain, crossed, height, center)
+    at_ports = domain.boundary_cells[domain.triangle_tags != WALL_TAG]
+    return not np.isin(crossed, at_ports).any()

@@ -6,7 +6,8 @@ At order 1 the shear stress is what the momentum balance of the wall's own nodes
 
 divided by the node's share of the wall: it converges with second order, where the gradient in the cell behind the wall
 is of first and lies at that cell's middle (Gresho, Lee, Sani, Maslanik & Eaton, Int. J. Numer. Meth. Fluids 7 (1987)
-1111-1145). At order 2 it is the gradient of the quadratic velocity at the wall. The same balance gives the force
+1111-1145). At order 2 it is the gradient of the quadratic velocity in the middle of the
+wall's triangles (at their corners, which stick out of the round wall, there is none), shared out to their nodes. The same balance gives the force
 on a body without taking a derivative at its surface (John, Int. J. Numer. Meth. Fluids 44 (2004) 777-788).
 
     TAWSS = 1/T int |tau| dt,   OSI = 1/2 (1 - |int tau dt| / int |tau| dt),   RRT = 1 / ((1 - 2 OSI) TAWSS)
@@ -106,13 +107,15 @@ class WallShear:
             self._balance = _Balance(solver, self.nodes)
             return
         self._vectors = vectors
-        kind = basix.CellType.tetrahedron if domain.dimension == 3 else basix.CellType.triangle
+        # Slopes of the cell's shape functions at the middle of each of its facets, by the corner that it lacks.
+        dimension = domain.dimension
+        kind = basix.CellType.tetrahedron if dimension == 3 else basix.CellType.triangle
         element = basix.create_element(basix.ElementFamily.P, kind, 2, basix.LagrangeVariant.equispaced)
-        table = element.tabulate(1, basix.geometry(kind))[1:, :, :, 0]
-        at_corners = np.moveaxis(table, 0, -1)  # (d + 1 corners, c, d)
+        places = basix.geometry(kind)
+        middles = (places.sum(axis=0) - places) / dimension
+        self._slopes = np.moveaxis(element.tabulate(1, middles)[1:, :, :, 0], 0, -1)
         own = domain.tetrahedra[self._cells]
-        self._corner = np.stack([np.argmax(own == triangles[:, [k]], axis=1) for k in range(corners)], axis=1)
-        self._slopes = at_corners
+        self._lacking = np.argmin((own[:, :, None] == triangles[:, None, :]).any(axis=2), axis=1)
 
     def stress(self) -> Array:
         """(w, d) Pa: the blood's force on the wall along it, per area."""
@@ -127,16 +130,18 @@ class WallShear:
         solver, domain = self._solver, self._solver.domain
         velocity = solver.velocity[solver.space.cells[self._cells]]
         inverse = domain.inverse_jacobians[self._cells]
-        total = np.zeros((len(self.nodes), domain.dimension))
-        corners = self._corner.shape[1]
-        for corner in range(corners):
-            slopes = self._slopes[self._corner[:, corner]]
-            jacobian = np.einsum("fal,flk,fac->fkc", slopes, inverse, velocity, optimize=True)
-            viscosity, _ = solver.viscosity(jacobian)
-            traction = -np.einsum("fkc,fk->fc", jacobian, self._vectors) * np.reshape(viscosity, (-1, 1)) / corners
-            for axis in range(domain.dimension):
-                total[:, axis] += np.bincount(self._places[:, corner], traction[:, axis], minlength=len(total))
-        return total / self._load[:, None]
+        slopes = self._slopes[self._lacking]
+        jacobian = np.einsum("fal,flk,fac->fkc", slopes, inverse, velocity, optimize=True)
+        viscosity, _ = solver.viscosity(jacobian)
+        traction = -np.einsum("fkc,fk->fc", jacobian, self._vectors) * np.reshape(viscosity, (-1, 1))
+        corners = self._places.shape[1]
+        total = [
+            np.bincount(
+                self._places.ravel(), np.repeat(traction[:, axis] / corners, corners), minlength=len(self.nodes)
+            )
+            for axis in range(domain.dimension)
+        ]
+        return np.stack(total, axis=1) / self._load[:, None]
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,9 @@ def test_the_transport_matrix_is_that_of_dolfinx(tube, order):
     w.x.array[:] = weight[cells]
     u, v = ufl.TrialFunction(scalar), ufl.TestFunction(scalar)
     end = mesh.locate_entities_boundary(grid, 2, lambda x: np.isclose(x[2], 9e-3))
-    ds = ufl.Measure("ds", domain=grid, subdomain_data=mesh.meshtags(grid, 2, np.sort(end), np.ones(len(end), np.int32)))
+    ds = ufl.Measure(
+        "ds", domain=grid, subdomain_data=mesh.meshtags(grid, 2, np.sort(end), np.ones(len(end), np.int32))
+    )
     n = ufl.FacetNormal(grid)
     # The mean over quadrature points of max(c.n, 0): the same points as ours, of the same degree.
     form = 1060.0 * 0.5 * (ufl.dot(c, ufl.grad(u)) * v - ufl.dot(c, ufl.grad(v)) * u) * ufl.dx
