@@ -11,7 +11,7 @@ from meshes.errors import InputError as MeshesInputError
 from registration.errors import InputError as RegistrationInputError
 from streams.errors import InputError as StreamsInputError
 from surgical_twin import __version__
-from surgical_twin.commands import display, planning, prediction, procedure, scoring
+from surgical_twin.commands import display, flow, planning, prediction, procedure, scoring
 from surgical_twin.commands.console import err, out
 from surgical_twin.errors import InputError
 from viewer.errors import InputError as ViewerInputError
@@ -33,6 +33,7 @@ for command in (
     planning.plan,
     planning.info,
     prediction.what_if,
+    flow.solve,
     procedure.simulate,
     procedure.live,
     procedure.replay,

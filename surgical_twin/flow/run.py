@@ -1,11 +1,12 @@
 """One 3D flow run: from conditions to port histories and snapshots, with checkpoints."""
 
+import hashlib
 import json
 import logging
 import time as clock
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,13 @@ from numpy.typing import NDArray
 
 from surgical_twin.errors import InputError
 from surgical_twin.flow.domain import FlowDomain
-from surgical_twin.flow.navier_stokes import NavierStokes, save_state
+from surgical_twin.flow.energy import EnergyMeter
+from surgical_twin.flow.inflow import GivenFlow
+from surgical_twin.flow.linear_solvers import MPI
+from surgical_twin.flow.navier_stokes import MAX_CFL, FlowDiverged, NavierStokes, PortCondition, save_state
+from surgical_twin.flow.periodicity import beat_change
 from surgical_twin.flow.rheology import CarreauYasuda, Newtonian
+from surgical_twin.flow.wall_shear import WallShear
 from surgical_twin.flow.waveform import PeriodicWaveform
 from surgical_twin.flow.windkessel import Windkessel
 
@@ -33,7 +39,7 @@ class FlowRun:
     """Result of a 3D run; SI. Inlet flow is positive into the domain, outlet flow out of it."""
 
     port_names: tuple[str, ...]
-    """inlet first"""
+    """inlets first"""
     time: Array
     """(nt,) s"""
     port_flow: Array
@@ -49,9 +55,15 @@ class FlowRun:
     velocity: Array32
     """(ns, n, 3) m/s"""
     windkessels: dict[str, Windkessel]
+    """of the outlets that have one"""
     period: float
     figures: dict[str, float]
     """Reynolds and Womersley number, largest CFL number, mass error, seconds per step, ..."""
+    wall_shear: Array32 = field(default_factory=lambda: np.empty((0, 0, 3), dtype=np.float32))
+    """(ns, w, 3) Pa: the force of the blood on the wall along it, per area, at the wall's nodes; if it was asked for"""
+    energy: Array = field(default_factory=lambda: np.empty((0, 0)))
+    """(nt, 2 + ports): kinetic energy [J], viscous dissipation [W], power into the domain through each port [W]; if it
+    was asked for"""
 
     def save(self, path: Path) -> None:
         """Write one .npz under a temporary name and rename it."""
@@ -85,7 +97,7 @@ class FlowRun:
                     windkessels={name: Windkessel(**bed) for name, bed in beds.items()},
                     period=float(data["period"]),
                     figures=json.loads(str(data["figures"])),
-                    **{name: data[name] for name in _ARRAYS},
+                    **{name: data[name] for name in _ARRAYS if name in data.files},
                 )
         except InputError:
             raise
@@ -93,14 +105,25 @@ class FlowRun:
             raise InputError(f"{path} cannot be read as a flow run ({error}); delete it and run again.") from error
 
 
-_ARRAYS = ("time", "port_flow", "port_pressure", "capacitor_pressure", "snapshot_time", "pressure", "velocity")
+_ARRAYS = (
+    "time",
+    "port_flow",
+    "port_pressure",
+    "capacitor_pressure",
+    "snapshot_time",
+    "pressure",
+    "velocity",
+    "wall_shear",
+    "energy",
+)
+_OF_SNAPSHOTS = ("snapshot_time", "pressure", "velocity", "wall_shear")
 
 
 def run_flow(
     domain: FlowDomain,
     *,
-    inflow: PeriodicWaveform,
-    outlets: Mapping[str, Windkessel],
+    inflow: PeriodicWaveform | Mapping[str, PortCondition],
+    outlets: Mapping[str, PortCondition],
     duration: float,
     time_step: float,
     snapshot_every: int = 2,
@@ -109,13 +132,20 @@ def run_flow(
     initial_capacitor_pressure: Mapping[str, float] | None = None,
     progress: Callable[[float], None] | None = None,
     checkpoint: Path | None = None,
+    order: int = 1,
+    max_cfl: float = MAX_CFL,
+    periodic_within: float | None = None,
+    wall_shear: bool = False,
+    energy: bool = False,
+    last_beat_only: bool = False,
+    comm: MPI.Comm | None = None,
 ) -> FlowRun:
     """Run the flow from rest for a while.
 
     Args:
         domain: where.
-        inflow: flow through the inlet.
-        outlets: each outlet's Windkessel, by name.
+        inflow: flow through the one inlet, or each inlet's condition by name.
+        outlets: each outlet's condition, by name.
         duration: s; the steps are shortened a little so that they fit.
         time_step: s, at most.
         snapshot_every: steps between snapshots of the fields.
@@ -125,100 +155,214 @@ def run_flow(
         progress: takes the share that is done.
         checkpoint: where to keep what a run that was interrupted goes on from; deleted at the end. Resuming gives the
             same result as running through.
+        order: of the velocity's elements.
+        max_cfl: steps are cut into parts of at most this CFL number.
+        periodic_within: stop at the end of the first beat that is this near to the periodic state (`beat_change`),
+            0.01 for one percent; run all of the duration where None. Steps are then such that a beat is a whole number
+            of them.
+        wall_shear: keep the wall's shear stress in the snapshots.
+        energy: measure the energy in every step.
+        last_beat_only: keep the snapshots of the last beat only.
+        comm: processes that share the work; the first of them writes the checkpoint.
 
     Raises:
-        InputError: conditions that cannot be.
-        FlowDiverged: the solution blew up; the last checkpoint is kept.
+        InputError: conditions that cannot be, a checkpoint of another run, or a disk that is full.
+        FlowDiverged: the solution blew up; the last good state is in the checkpoint.
     """
-    if not (duration > 0 and snapshot_every >= 1):
+    if not (np.isfinite(duration) and duration > 0 and snapshot_every >= 1):
         raise InputError(f"A flow run needs a positive duration; got {duration:g} s.")
-    steps = max(1, int(np.ceil(duration / time_step - 1e-9)))
+    period = _period(inflow, outlets)
+    if periodic_within is None and not last_beat_only:
+        steps = max(1, int(np.ceil(duration / time_step - 1e-9)))
+        length = duration / steps
+    else:
+        in_beat = max(1, int(np.ceil(period / time_step - 1e-9)))
+        length = period / in_beat
+        steps = max(1, round(duration / length))
     solver = NavierStokes(
         domain,
         inflow=inflow,
         outlets=outlets,
-        time_step=duration / steps,
+        time_step=length,
         density=density,
         rheology=rheology,
         initial_capacitor_pressure=initial_capacitor_pressure,
+        order=order,
+        max_cfl=max_cfl,
+        comm=comm,
     )
     numbers = _sanity(solver)
     log.info("flow run of %d steps: %s", steps, numbers)
-    history: dict[str, list[Array]] = {name: [] for name in _ARRAYS}
+    recorder = _Recorder(solver, wall_shear, energy, period if last_beat_only else None)
+    fingerprint = _fingerprint(solver, snapshot_every, steps)
+    writes = comm is None or comm.rank == 0
     if checkpoint is not None and checkpoint.is_file():
-        _resume(solver, history, checkpoint)
+        _resume(solver, recorder.history, checkpoint, fingerprint)
     else:
-        _take(solver, history, snapshot=True)
+        recorder.take(snapshot=True)
+    change = np.inf
     spent, counted = 0.0, 0
-    while solver.steps < steps:
-        begin = clock.perf_counter()
-        solver.step()
-        spent, counted = spent + clock.perf_counter() - begin, counted + 1
-        _take(solver, history, snapshot=solver.steps % snapshot_every == 0)
-        if progress is not None:
-            progress(solver.steps / steps)
-        if checkpoint is not None and solver.steps % CHECKPOINT_STEPS == 0 and solver.steps < steps:
-            checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            stacked = {f"history_{name}": np.array(values) for name, values in history.items()}
-            save_state(checkpoint, {**solver.state(), **stacked})
-    if checkpoint is not None:
+    begin = clock.perf_counter()
+    try:
+        while solver.steps < steps:
+            solver.step()
+            counted += 1
+            recorder.take(snapshot=solver.steps % snapshot_every == 0)
+            if progress is not None:
+                progress(solver.steps / steps)
+            if periodic_within is not None and solver.steps % in_beat == 0:
+                change = beat_change(recorder.array("port_flow"), recorder.array("port_pressure"), in_beat)
+                log.info("after %d beats %.2g from the periodic state", solver.steps // in_beat, change)
+                if change <= periodic_within:
+                    break
+            if checkpoint is not None and writes and solver.steps % CHECKPOINT_STEPS == 0 and solver.steps < steps:
+                _keep(solver, recorder.history, checkpoint, fingerprint)
+    except FlowDiverged as error:
+        if checkpoint is None:
+            raise
+        if writes:
+            _keep(solver, recorder.history, checkpoint, fingerprint)
+        raise FlowDiverged(f"{error} The last good state, of {solver.time:.4f} s, is in {checkpoint}.") from error
+    spent = clock.perf_counter() - begin
+    if checkpoint is not None and writes:
         checkpoint.unlink(missing_ok=True)
     figures = {
         **numbers,
         "max_cfl": solver.max_cfl,
         "mass_error": solver.mass_error,
-        "steps": float(steps),
+        "steps": float(solver.steps),
+        "parts": float(solver.parts),
         "seconds_per_step": spent / max(1, counted),
     }
-    arrays: dict[str, Any] = {name: np.array(values) for name, values in history.items()}
-    names = (domain.inlet.name, *(port.name for port in domain.outlets))
+    if np.isfinite(change):
+        figures["beat_change"] = float(change)
     return FlowRun(
-        port_names=names,
-        windkessels={name: outlets[name] for name in names[1:]},
-        period=inflow.period,
+        port_names=tuple(port.name for port in domain.ports),
+        windkessels={name: bed for name, bed in outlets.items() if isinstance(bed, Windkessel)},
+        period=period,
         figures=figures,
-        **arrays,
+        **{name: recorder.array(name) for name in _ARRAYS},
     )
+
+
+def _period(inflow: PeriodicWaveform | Mapping[str, PortCondition], outlets: Mapping[str, PortCondition]) -> float:
+    """The beat's length, s.
+
+    Raises:
+        InputError: the ports' waveforms differ in it.
+    """
+    if isinstance(inflow, PeriodicWaveform):
+        return inflow.period
+    found: dict[str, float] = {}
+    for name, condition in {**inflow, **outlets}.items():
+        for key in ("waveform", "pressure", "distal_pressure", "myocardial_pressure"):
+            value = getattr(condition, key, None)
+            if isinstance(value, PeriodicWaveform):
+                found[name] = value.period
+    if found and np.ptp(list(found.values())) > 1e-9 * max(found.values()):
+        listed = ", ".join(f"{name} {value:g} s" for name, value in found.items())
+        raise InputError(f"The ports' waveforms differ in their period ({listed}); give all the same.")
+    return next(iter(found.values())) if found else 1.0
 
 
 def _sanity(solver: NavierStokes) -> dict[str, float]:
     """The numbers that say what kind of flow this is."""
-    domain, inflow = solver.domain, solver.inflow
-    area = domain.inlet.area
-    diameter = 2.0 * float(np.sqrt(area / np.pi))
+    domain = solver.domain
     kinematic = solver.rheology.high_shear_viscosity / solver.density
-    peak = max(inflow.value(time) for time in np.linspace(0.0, inflow.period, 201))
-    return {
-        "nodes": float(len(domain.points)),
-        "tetrahedra": float(len(domain.tetrahedra)),
-        "reynolds_mean": inflow.mean / area * diameter / kinematic,
-        "reynolds_peak": peak / area * diameter / kinematic,
-        "womersley": 0.5 * diameter * float(np.sqrt(2.0 * np.pi / (inflow.period * kinematic))),
-    }
+    numbers = {"nodes": float(len(domain.points)), "tetrahedra": float(len(domain.tetrahedra))}
+    for port in domain.inlets:
+        condition = solver.conditions[port.name]
+        if isinstance(condition, GivenFlow):
+            inflow, area = condition.waveform, port.area
+            diameter = 2.0 * float(np.sqrt(area / np.pi))
+            peak = max(inflow.value(time) for time in np.linspace(0.0, inflow.period, 201))
+            numbers |= {
+                "reynolds_mean": inflow.mean / area * diameter / kinematic,
+                "reynolds_peak": peak / area * diameter / kinematic,
+                "womersley": 0.5 * diameter * float(np.sqrt(2.0 * np.pi / (inflow.period * kinematic))),
+            }
+            break
+    return numbers
 
 
-def _take(solver: NavierStokes, history: dict[str, list[Array]], *, snapshot: bool) -> None:
-    history["time"].append(np.array(solver.time))
-    history["port_flow"].append(solver.port_flow.copy())
-    history["port_pressure"].append(solver.port_pressure.copy())
-    history["capacitor_pressure"].append(solver.capacitor_pressure.copy())
-    if snapshot:
-        history["snapshot_time"].append(np.array(solver.time))
-        history["pressure"].append(solver.pressure.astype(np.float32))
-        history["velocity"].append(solver.velocity.astype(np.float32))
+class _Recorder:
+    """Collects what a run is to give."""
+
+    def __init__(self, solver: NavierStokes, wall_shear: bool, energy: bool, last: float | None) -> None:
+        self._solver, self._last = solver, last
+        self._shear = WallShear(solver) if wall_shear else None
+        self._energy = EnergyMeter(solver) if energy else None
+        self.history: dict[str, list[Array]] = {name: [] for name in _ARRAYS}
+        self._empty = {"wall_shear": np.empty((0, 0, 3), dtype=np.float32), "energy": np.empty((0, 0))}
+
+    def take(self, *, snapshot: bool) -> None:
+        """Keep the present state; with a snapshot its fields too."""
+        solver, history = self._solver, self.history
+        history["time"].append(np.array(solver.time))
+        history["port_flow"].append(solver.port_flow.copy())
+        history["port_pressure"].append(solver.port_pressure.copy())
+        history["capacitor_pressure"].append(solver.capacitor_pressure.copy())
+        if self._energy is not None:
+            history["energy"].append(self._energy.measure())
+        if snapshot:
+            history["snapshot_time"].append(np.array(solver.time))
+            history["pressure"].append(solver.pressure.astype(np.float32))
+            history["velocity"].append(solver.velocity[: len(solver.domain.points)].astype(np.float32))
+            if self._shear is not None:
+                history["wall_shear"].append(self._shear.stress().astype(np.float32))
+            while self._last is not None and history["snapshot_time"][0] < solver.time - 1.0001 * self._last:
+                for name in _OF_SNAPSHOTS:
+                    del history[name][:1]
+
+    def array(self, name: str) -> Any:
+        """All of one quantity so far."""
+        values = self.history[name]
+        return np.array(values) if values else self._empty[name]
 
 
-def _resume(solver: NavierStokes, history: dict[str, list[Array]], checkpoint: Path) -> None:
+def _fingerprint(solver: NavierStokes, snapshot_every: int, steps: int) -> str:
+    """What a checkpoint must agree in with the run that goes on from it."""
+    domain = solver.domain
+    digest = hashlib.sha256()
+    for array in (domain.points, domain.tetrahedra, domain.triangles, domain.triangle_tags):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    times = np.linspace(0.0, solver.period, 17)
+    described: list[Any] = [solver.time_step, solver.density, solver.rheology, solver.space.order, steps]
+    described += [solver.max_cfl_allowed, snapshot_every]
+    for name, condition in solver.conditions.items():
+        if isinstance(condition, GivenFlow):
+            described += [name, condition.profile, [condition.waveform.value(time) for time in times]]
+    for circuit in solver.beds.circuits:
+        described += [circuit.rates.tolist(), circuit.charge.tolist(), circuit.resistance]
+        described += [[circuit.offset(time), circuit.source(time).tolist()] for time in times]
+    digest.update(repr(described).encode())
+    return digest.hexdigest()
+
+
+def _keep(solver: NavierStokes, history: dict[str, list[Array]], checkpoint: Path, fingerprint: str) -> None:
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    stacked = {f"history_{name}": np.array(values) for name, values in history.items()}
+    save_state(checkpoint, {**solver.state(), **stacked, "fingerprint": np.array(fingerprint)})
+
+
+def _resume(solver: NavierStokes, history: dict[str, list[Array]], checkpoint: Path, fingerprint: str) -> None:
     """Go on from a checkpoint.
 
     Raises:
-        InputError: it cannot be read, or is of another mesh.
+        InputError: it cannot be read, or is of another mesh or other conditions.
     """
     try:
         with np.load(checkpoint, allow_pickle=False) as data:
-            solver.restore({name: data[name] for name in data.files if not name.startswith("history_")})
+            if str(data["fingerprint"]) != fingerprint:
+                raise InputError(
+                    f"{checkpoint} is of a run on another mesh or with other conditions; delete it and run again."
+                )
+            kept = ("history_", "fingerprint")
+            solver.restore({name: data[name] for name in data.files if not name.startswith(kept)})
             for name in history:
                 history[name] = list(data[f"history_{name}"])
+    except InputError:
+        raise
     except (OSError, KeyError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{checkpoint} cannot be resumed from ({error}); delete it and run again.") from error
     log.info("resumed at step %d", solver.steps)

@@ -1,6 +1,9 @@
-"""Periodic inflow waveforms."""
+"""Quantities that repeat with the heart beat: inflows [m^3/s], and pressures [Pa] given at a port or by the heart muscle."""
 
+import csv
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,7 +33,7 @@ _SHAPES: dict[str, tuple[float, ...]] = {
 
 @dataclass(frozen=True)
 class PeriodicWaveform:
-    """A flow [m^3/s] that repeats with the heart beat, as a periodic cubic spline through a table (C2).
+    """A flow [m^3/s] (or a pressure [Pa]) that repeats with the heart beat, as a periodic cubic spline through a table (C2).
 
     Time 0 is the R-wave.
     """
@@ -84,6 +87,69 @@ class PeriodicWaveform:
         raw = cls.from_table(np.linspace(0.0, period, len(shape)), shape)
         return raw.scaled(mean / raw.mean)
 
+    @classmethod
+    def constant(cls, value: float, period: float) -> "PeriodicWaveform":
+        """The same value all the time; the period [s] says how long a beat is."""
+        return cls.from_table(np.linspace(0.0, period, 5), np.full(5, float(value)))
+
+    @classmethod
+    def from_function(cls, function: Callable[[Array], ArrayLike], period: float) -> "PeriodicWaveform":
+        """A formula of time (takes (n,) s, gives (n,)), taken at 512 times of a period [s].
+
+        Raises:
+            InputError: the period is not positive, or the formula is not periodic with it.
+        """
+        _check_period(period)
+        times = np.linspace(0.0, period, 513)
+        return cls.from_table(times, np.broadcast_to(np.asarray(function(times), dtype=float), times.shape))
+
+    @classmethod
+    def from_fourier(cls, cosine: ArrayLike, sine: ArrayLike, period: float) -> "PeriodicWaveform":
+        """The sum over k of cosine[k] cos(k w t) + sine[k] sin(k w t) with w = 2 pi / period; sine[0] counts for nothing.
+
+        Raises:
+            InputError: lists of different lengths, values that are not finite, or a period that is not positive.
+        """
+        _check_period(period)
+        even, odd = np.atleast_1d(np.asarray(cosine, dtype=float)), np.atleast_1d(np.asarray(sine, dtype=float))
+        if even.ndim != 1 or even.shape != odd.shape or not len(even):
+            raise InputError(
+                f"Fourier coefficients come as many cosines as sines; got {even.shape} and {odd.shape}; the first of each "
+                "belongs to the mean."
+            )
+        times = np.linspace(0.0, period, max(64, 32 * len(even)) + 1)
+        phase = 2 * np.pi * np.outer(times / period, np.arange(len(even)))
+        return cls.from_table(times, np.cos(phase) @ even + np.sin(phase) @ odd)
+
+    @classmethod
+    def from_csv(cls, path: Path, *, time_unit: float = 1.0, value_unit: float = 1.0) -> "PeriodicWaveform":
+        """One period from a file of two columns, time and value, a header line allowed; units as factors to SI.
+
+        Raises:
+            InputError: the file cannot be read, a line is no pair of numbers, or the table is no period.
+        """
+        pairs: list[tuple[float, float]] = []
+        try:
+            with path.open(newline="", encoding="utf-8") as stream:
+                for number, row in enumerate(csv.reader(stream), start=1):
+                    if not row or row[0].lstrip().startswith("#"):
+                        continue
+                    try:
+                        first, second = row
+                        pairs.append((float(first), float(second)))
+                    except ValueError as error:
+                        if number > 1:
+                            raise InputError(f"{path}, line {number}: a waveform has two numbers a line.") from error
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise InputError(
+                f"{path} cannot be read as a waveform ({error}); give a CSV file of time and flow."
+            ) from error
+        table = np.array(pairs, dtype=float).reshape(-1, 2)
+        try:
+            return cls.from_table(table[:, 0] * time_unit, table[:, 1] * value_unit)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
     @property
     def mean(self) -> float:
         """Mean over a period, m^3/s."""
@@ -101,3 +167,8 @@ class PeriodicWaveform:
         """The same shape with all values multiplied."""
         times = self.spline.x
         return PeriodicWaveform.from_table(times, factor * self.spline(times))
+
+
+def _check_period(period: float) -> None:
+    if not (np.isfinite(period) and period > 0):
+        raise InputError(f"A waveform's period must be positive; it is {period:g} s.")

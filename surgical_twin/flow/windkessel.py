@@ -12,6 +12,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from surgical_twin.errors import InputError
+from surgical_twin.flow.beds import LinearCircuit
 from surgical_twin.flow.waveform import PeriodicWaveform
 
 PROXIMAL_SHARE = 0.09
@@ -45,6 +46,17 @@ class Windkessel:
                 raise InputError(f"A Windkessel's {name} must be positive; it is {value:g}.")
         if not np.isfinite(self.distal_pressure):
             raise InputError("A Windkessel's distal_pressure must be finite.")
+
+    def circuit(self) -> LinearCircuit:
+        """Its one stored pressure, that of the capacitor."""
+        source = np.array([self.distal_pressure / (self.distal_resistance * self.compliance)])
+        return LinearCircuit(
+            rates=np.array([[-1.0 / (self.distal_resistance * self.compliance)]]),
+            charge=np.array([1.0 / self.compliance]),
+            reading=np.array([1.0]),
+            resistance=self.proximal_resistance,
+            source=lambda time: source,
+        )
 
 
 def periodic_pressure(
@@ -86,6 +98,26 @@ def tune_windkessels(
         raise InputError("The mean pressure must exceed the distal pressure, and the pulse pressure be positive.")
     total = (mean_pressure - distal_pressure) / waveform.mean
     proximal, distal = PROXIMAL_SHARE * total, (1 - PROXIMAL_SHARE) * total
+    compliance = compliance_for(waveform, total, pulse_pressure)
+    cubes = {name: radius**3 for name, radius in radii.items()}
+    return {
+        name: Windkessel(
+            proximal_resistance=proximal * sum(cubes.values()) / cube,
+            distal_resistance=distal * sum(cubes.values()) / cube,
+            compliance=compliance * cube / sum(cubes.values()),
+            distal_pressure=distal_pressure,
+        )
+        for name, cube in cubes.items()
+    }
+
+
+def compliance_for(waveform: PeriodicWaveform, resistance: float, pulse_pressure: float) -> float:
+    """The compliance [m^3/Pa] with which a bed of this whole resistance has a pulse pressure [Pa] under a flow.
+
+    Raises:
+        InputError: none has.
+    """
+    proximal, distal = PROXIMAL_SHARE * resistance, (1 - PROXIMAL_SHARE) * resistance
 
     def excess(log_compliance: float) -> float:
         return float(np.ptp(periodic_pressure(waveform, proximal, distal, np.exp(log_compliance)))) - pulse_pressure
@@ -97,14 +129,4 @@ def tune_windkessels(
             f"No compliance gives a pulse pressure of {pulse_pressure:g} Pa with this inflow and mean pressure: it can "
             f"be {softest:.0f} to {stiffest:.0f} Pa; change flow.pulse_pressure, mean_pressure or waveform."
         )
-    compliance = float(np.exp(brentq(excess, lower, upper, xtol=1e-10)))
-    cubes = {name: radius**3 for name, radius in radii.items()}
-    return {
-        name: Windkessel(
-            proximal_resistance=proximal * sum(cubes.values()) / cube,
-            distal_resistance=distal * sum(cubes.values()) / cube,
-            compliance=compliance * cube / sum(cubes.values()),
-            distal_pressure=distal_pressure,
-        )
-        for name, cube in cubes.items()
-    }
+    return float(np.exp(brentq(excess, lower, upper, xtol=1e-10)))

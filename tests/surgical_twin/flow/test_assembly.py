@@ -1,0 +1,156 @@
+"""Assembly by tensors against DOLFINx's quadrature, and the orders of the elements on an exact solution."""
+
+import basix.ufl
+import numpy as np
+import pytest
+import ufl
+from dolfinx import fem, mesh
+from mpi4py import MPI
+from scipy.spatial import cKDTree
+
+from surgical_twin.flow.assembly import TransportAssembler, TransportPattern
+from surgical_twin.flow.domain import FlowDomain, FlowPort
+from surgical_twin.flow.elements import LagrangeSpace
+from surgical_twin.flow.inflow import GivenVelocity
+from surgical_twin.flow.navier_stokes import NavierStokes
+from surgical_twin.flow.rheology import Newtonian
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_transport_matrix_is_that_of_dolfinx(tube, order):
+    """The same form by code generation and quadrature, on a tube with one open port."""
+    domain = tube(3e-3, 9e-3, 2, 3)
+    space = LagrangeSpace(domain.points, domain.tetrahedra, order)
+    fixed = np.unique(space.facet_nodes(domain.triangles[domain.triangle_tags != 2]))
+    pattern = TransportPattern(space, fixed, fixed[::3], MPI.COMM_SELF)
+    assembler = TransportAssembler(domain, space, pattern, [2])
+    random = np.random.default_rng(1)
+    velocity = random.normal(size=(len(space), 3))
+    velocity[:, 2] += 1.0
+    along = random.normal(size=(len(domain.tetrahedra), 3))
+    weight = random.uniform(1, 2, len(domain.tetrahedra))
+    values = assembler.values(velocity, 1060.0, along, weight, 3.5e-3) + 7.0 * assembler.mass_values
+    inner, outer = pattern.parts(values[:-1])
+
+    grid = mesh.create_mesh(
+        MPI.COMM_SELF,
+        domain.tetrahedra,
+        basix.ufl.element("Lagrange", "tetrahedron", 1, shape=(3,)),
+        domain.points,
+    )
+    scalar = fem.functionspace(grid, ("Lagrange", order))
+    vector = fem.functionspace(grid, ("Lagrange", order, (3,)))
+    cellwise = fem.functionspace(grid, ("DG", 0))
+    cell_vector = fem.functionspace(grid, ("DG", 0, (3,)))
+    _, to_ours = cKDTree(space.points).query(scalar.tabulate_dof_coordinates())
+    _, cells = cKDTree(domain.points[domain.tetrahedra].mean(axis=1)).query(cellwise.tabulate_dof_coordinates())
+    c, a, w = fem.Function(vector), fem.Function(cell_vector), fem.Function(cellwise)
+    c.x.array[:] = velocity[to_ours].ravel()
+    a.x.array[:] = along[cells].ravel()
+    w.x.array[:] = weight[cells]
+    u, v = ufl.TrialFunction(scalar), ufl.TestFunction(scalar)
+    end = mesh.locate_entities_boundary(grid, 2, lambda x: np.isclose(x[2], 9e-3))
+    ds = ufl.Measure(
+        "ds", domain=grid, subdomain_data=mesh.meshtags(grid, 2, np.sort(end), np.ones(len(end), np.int32))
+    )
+    n = ufl.FacetNormal(grid)
+    # The mean over quadrature points of max(c.n, 0): the same points as ours, of the same degree.
+    form = 1060.0 * 0.5 * (ufl.dot(c, ufl.grad(u)) * v - ufl.dot(c, ufl.grad(v)) * u) * ufl.dx
+    form += w * ufl.dot(a, ufl.grad(u)) * ufl.dot(a, ufl.grad(v)) * ufl.dx
+    form += 3.5e-3 * ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx + 7.0 * u * v * ufl.dx
+    form += 1060.0 * 0.5 * ufl.max_value(ufl.dot(c, n), 0) * u * v * ds(1, degree=3 * order)
+    matrix = fem.assemble_matrix(fem.form(form)).to_scipy().tocsr()
+    place = np.empty(len(space), dtype=int)
+    place[to_ours] = np.arange(len(space))
+    rows = matrix[place[pattern.free]]
+    size = np.abs(matrix.data).max()
+    assert abs(rows[:, place[pattern.free]] - inner).max() < 1e-12 * size
+    assert abs(rows[:, place[pattern.given]] - outer).max() < 1e-12 * size
+
+
+def cube(cells):
+    """(-1, 1)^3 with one port all around."""
+    axis = np.linspace(-1, 1, cells + 1)
+    points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+    step = np.array([(cells + 1) ** 2, cells + 1, 1])
+    low = np.stack(np.meshgrid(*[np.arange(cells)] * 3, indexing="ij"), axis=-1).reshape(-1, 3) @ step
+    tetrahedra = []
+    for path in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):
+        corners = [low]
+        for direction in path:
+            corners.append(corners[-1] + step[direction])
+        tetrahedra.append(np.column_stack(corners))
+    cells_all = np.concatenate(tetrahedra)
+    edges = points[cells_all[:, 1:]] - points[cells_all[:, :1]]
+    flip = np.linalg.det(edges) < 0
+    cells_all[flip, :2] = cells_all[flip, 1::-1]
+    facets = np.concatenate([np.delete(cells_all, corner, axis=1) for corner in range(4)])
+    _, first, times = np.unique(np.sort(facets, axis=1), axis=0, return_index=True, return_counts=True)
+    outer = facets[first[times == 1]]
+    port = FlowPort("around", "inlet", 1, np.zeros(3), np.array([1.0, 0, 0]), 1.0, 1.0)
+    return FlowDomain.build(points, cells_all, outer, np.ones(len(outer), np.int32), [port], enclosed=True)
+
+
+def ethier_steinman(points, time, a=np.pi / 4, d=np.pi / 2):
+    """An exact solution of the Navier-Stokes equations (Int. J. Numer. Meth. Fluids 19 (1994) 369-375), nu = 1."""
+    components = []
+    for k in range(3):
+        x, y, z = (points[:, (k + shift) % 3] for shift in range(3))
+        components.append(
+            -a * (np.exp(a * x) * np.sin(a * y + d * z) + np.exp(a * z) * np.cos(a * x + d * y)) * np.exp(-d * d * time)
+        )
+    return np.column_stack(components)
+
+
+@pytest.mark.parametrize(("order", "coarse"), [(1, 5), (2, 3)])
+def test_the_velocity_converges_at_the_rate_of_its_elements(order, coarse):
+    errors = []
+    for cells in (coarse, 2 * coarse):
+        domain = cube(cells)
+        dt = 0.004
+        solver = NavierStokes(
+            domain,
+            inflow={"around": GivenVelocity(ethier_steinman)},
+            outlets={},
+            time_step=dt,
+            density=1.0,
+            rheology=Newtonian(1.0),
+            order=order,
+            max_cfl=np.inf,
+        )
+        points = solver.space.points
+        solver.start(ethier_steinman(points, 0.0), ethier_steinman(points, -dt))
+        for _ in range(15):
+            solver.step()
+        off = solver.velocity - ethier_steinman(points, solver.time)
+        errors.append(np.sqrt(np.sum(off * (solver.matrices.mass @ off))))
+    assert np.log2(errors[0] / errors[1]) > order + 1 - 0.2
+
+
+def test_in_time_the_velocity_converges_at_second_order():
+    """Against the same mesh's solution with a step eight times shorter: only the error in time is left."""
+    domain = cube(4)
+
+    def run(dt):
+        solver = NavierStokes(
+            domain,
+            inflow={"around": GivenVelocity(ethier_steinman)},
+            outlets={},
+            time_step=dt,
+            density=1.0,
+            rheology=Newtonian(1.0),
+            order=2,
+            max_cfl=np.inf,
+        )
+        points = solver.space.points
+        solver.start(ethier_steinman(points, 0.0), ethier_steinman(points, -dt))
+        for _ in range(round(0.2 / dt)):
+            solver.step()
+        return solver
+
+    fine = run(0.2 / 64)
+    errors = []
+    for steps in (8, 16):
+        off = run(0.2 / steps).velocity - fine.velocity
+        errors.append(np.sqrt(np.sum(off * (fine.matrices.mass @ off))))
+    assert 1.8 < np.log2(errors[0] / errors[1]) < 2.6
