@@ -7,8 +7,8 @@ message drop parts of several.
 from streams.errors import MalformedMessage
 from streams.messages import Message, decode, encode
 
-MAX_FRAME_BYTES = 1_000_000
-"""Longer frames are refused by the sockets."""
+MAX_FRAME_BYTES = 8_000_000
+"""Longer frames are refused by the sockets; an image of 2048 x 2048 pixels at 8 bits fits."""
 
 
 def pack(message: Message) -> bytes:

@@ -11,7 +11,7 @@ from meshes.errors import InputError as MeshesInputError
 from registration.errors import InputError as RegistrationInputError
 from streams.errors import InputError as StreamsInputError
 from surgical_twin import __version__
-from surgical_twin.commands import display, planning, procedure
+from surgical_twin.commands import display, planning, procedure, streams
 from surgical_twin.commands.console import err, out
 from surgical_twin.errors import InputError
 from viewer.errors import InputError as ViewerInputError
@@ -35,6 +35,11 @@ for command in (
     procedure.simulate,
     procedure.live,
     procedure.replay,
+    streams.record,
+    streams.cut,
+    streams.anonymize,
+    streams.audit,
+    streams.keys,
     display.view,
     display.export,
     procedure.demo,

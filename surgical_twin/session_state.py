@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from registration.landmarks import LandmarkRegistration
 from streams.events import SequenceWatch
-from streams.messages import SessionStart, ToolPose
+from streams.messages import IntakeReport, SessionStart, ToolPose
 from surgical_twin.assimilation.beat import Beat
 from surgical_twin.assimilation.flow_filter import FilterState
 
@@ -53,6 +53,8 @@ class SessionState:
     normalized_innovation: float | None = None
     refused: Mapping[str, int] = field(default_factory=dict)
     """Why observations were last refused, with the time of the last such refusal."""
+    intake: IntakeReport | None = None
+    """What the intake last said of the streams: silent ones, losses, clocks."""
     published: int = 0
     ended: bool = False
 
