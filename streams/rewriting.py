@@ -120,9 +120,9 @@ def cut(source: Path, target: Path, *, begin_s: float = 0.0, end_s: float | None
 def anonymize(source: Path, target: Path, *, keep_images: bool = False) -> Rewritten:
     """Write a recording without what tells who the patient was, and when and where it was.
 
-    All times are moved so that it begins on 2000-01-01 (by whole minutes, so that replaying gives the same states);
-    notes, images, frames that were no message, free texts and the case's path are left out. Names of streams,
-    devices, tools and fiducials stay: they are part of how the recording works.
+    All times are moved so that it begins on 2000-01-01; notes, images, free texts and frames that were no message are
+    emptied, and the case's path is left out. Events stay where they were and times move by whole minutes, so that a
+    replay gives the same states. Names of streams, devices, tools and fiducials stay: they are how the recording works.
 
     Raises:
         InputError: the source cannot be read, or the target exists.
@@ -153,9 +153,8 @@ def anonymize(source: Path, target: Path, *, keep_images: bool = False) -> Rewri
         if isinstance(message, Malformed):
             # What it says is not known; that it came is, and the session counts it.
             return Event(item.index, received, b"", Malformed("taken out", "", message.kind))
-        if isinstance(message, Note) or (isinstance(message, ImageFrame) and not keep_images):
-            return None
-        cleaned = _without_text(msgspec.structs.replace(message, source_time_ns=message.source_time_ns - shift_ns))
+        moved_message = msgspec.structs.replace(message, source_time_ns=message.source_time_ns - shift_ns)
+        cleaned = _emptied(moved_message, keep_images=keep_images)
         return replace(
             event_from_frame(item.index, received, pack(cleaned)), late=item.late, superseded=item.superseded
         )
@@ -163,8 +162,13 @@ def anonymize(source: Path, target: Path, *, keep_images: bool = False) -> Rewri
     return _rewrite(source, target, describe, change)
 
 
-def _without_text(message: Message) -> Message:
+def _emptied(message: Message, *, keep_images: bool) -> Message:
+    """A message without its free text or its picture. It stays, since the session counts what came."""
     match message:
+        case Note():
+            return msgspec.structs.replace(message, source="", text="")
+        case ImageFrame() if not keep_images:
+            return msgspec.structs.replace(message, width=1, height=1, pixel_format="mono8", data=b"\0")
         case Heartbeat():
             return msgspec.structs.replace(message, status="")
         case ProcedureEnd():

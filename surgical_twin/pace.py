@@ -102,6 +102,7 @@ class Pace:
         self._anchor: tuple[float, float] | None = None
         """A time of the recording and the clock's time at which it was due."""
         self._stepping = False
+        self._due_s = begin_s
 
     def reached(self, time_s: float) -> bool:
         """Whether a time since the beginning is at or past the chosen one."""
@@ -128,19 +129,30 @@ class Pace:
         """A state was published: a step ends here."""
         if self._stepping:
             self._stepping = False
-            self.paused = True
+            self._anchor = (self._due_s, self._clock())
 
     def _remaining(self, time_s: float) -> float:
+        self._due_s = time_s
         if self._stepping:
             return 0.0
         if self.paused:
             return LOOK_S
-        if self.speed is None or self._anchor is None:
+        if self.speed is None:
             return 0.0
-        return (time_s - self._anchor[0]) / self.speed - (self._clock() - self._anchor[1])
+        return (time_s - self._position()) / self.speed
+
+    def _position(self) -> float:
+        """The time of the recording that is now."""
+        if self._anchor is None:
+            return self._due_s
+        if self.paused or self.speed is None:
+            return self._anchor[0]
+        return self._anchor[0] + (self._clock() - self._anchor[1]) * self.speed
 
     def _press(self, keys: str, time_s: float) -> None:
         for key in keys:
+            # From here on the clock counts anew.
+            self._anchor = (min(self._position(), time_s), self._clock())
             if key == "q":
                 self.ended = True
             elif key == " ":
@@ -149,7 +161,3 @@ class Pace:
                 self._stepping, self.paused = True, True
             elif key in "+-" and self.speed is not None:
                 self.speed *= 2.0 if key == "+" else 0.5
-            else:
-                continue
-            # From here on the clock counts anew.
-            self._anchor = (time_s, self._clock())

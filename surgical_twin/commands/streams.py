@@ -82,7 +82,7 @@ def anonymize(
 
     done = anonymize_recording(recording, target, keep_images=keep_images)
     out.print(
-        f"{target}: {done.events} events and {done.states} twin states; {done.left_out} notes and images left out. "
+        f"{target}: {done.events} events and {done.states} twin states, without dates, notes, images and texts. "
         "Names of streams, devices and tools were kept: look that none of them is a person's.",
         soft_wrap=True,
         highlight=False,
