@@ -74,7 +74,7 @@ class TrackerDevice:
                 noisy = truth[:3, 3] + self.generator.normal(size=3) * self.position_noise
                 turned = truth[:3, :3] @ _rotation(self.generator.normal(size=3) * self.rotation_noise)
                 position, valid = (float(noisy[0]), float(noisy[1]), float(noisy[2])), True
-                quaternion = _quaternion(turned)
+                quaternion = quaternion_of(turned)
             message = ToolPose(
                 stream=self.stream,
                 sequence=number,
@@ -247,8 +247,8 @@ def _rotation(vector: Array) -> Array:
     return rotation
 
 
-def _quaternion(rotation: Array) -> tuple[float, float, float, float]:
-    """w, x, y, z of a rotation: the dominant eigenvector of the symmetric matrix of Bar-Itzhack (2000)."""
+def quaternion_of(rotation: Array) -> tuple[float, float, float, float]:
+    """The w, x, y, z of a (3, 3) rotation: the dominant eigenvector of the symmetric matrix of Bar-Itzhack (2000)."""
     (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation
     matrix = np.array(
         [

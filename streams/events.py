@@ -38,7 +38,7 @@ class Event:
     late: bool = False
     """It came after events of a later time had been released."""
     superseded: bool = False
-    """A newer one of its stream was waiting: recorded, and not given to the session."""
+    """Newer ones of its stream were waiting: the session counts it and does not use it."""
 
 
 def event_from_frame(

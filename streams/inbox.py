@@ -1,8 +1,8 @@
 """Where frames wait between the thread that receives and the loop that thinks: bounded, with a policy for each stream.
 
 A loop that is held up finds on its return what waited. Of streams whose newest message makes the older ones useless
-(poses, images) all but the last few are marked superseded: they are recorded, and the session does not see them. Of
-all others (pressure: every sample counts) everything is kept. The bound is on bytes and on frames together; what does
+(poses, images) all but the last few are marked superseded: they are recorded and counted, and not used. Of all
+others (pressure: every sample counts) everything is kept. The bound is on bytes and on frames together; what does
 not fit is counted, never silently lost. Senders that say too much are held to their limit here as well.
 """
 
@@ -18,7 +18,7 @@ from streams.sockets import Frame
 MOST_BYTES = 256_000_000
 MOST_FRAMES = 200_000
 
-NEWEST_OF: Mapping[type, int] = {ToolPose: 8, ImageFrame: 2}
+NEWEST_OF: Mapping[type, int] = {ToolPose: 64, ImageFrame: 2}
 """How many of these may wait; older ones are superseded. Everything else is kept."""
 
 

@@ -95,7 +95,6 @@ class Intake:
             corrected = max(0, message.source_time_ns + corrected_end - end)
             event = event_from_frame(-1, received, frame.data, source_time_ns=corrected)
         if superseded:
-            self.counts["superseded"] += 1
             return replace(event, superseded=True)
         self.orderer.add(event, time_ns=corrected_end, receive_ns=received)
         return None

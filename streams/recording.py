@@ -170,14 +170,12 @@ class Recording:
 
     metadata: dict[str, str]
     events: list[Event]
-    """in the order of the session; those that the session was given"""
+    """in the order of the session"""
     states: list[bytes]
     """frames of the published twin states"""
     truncated: bool
     notes: tuple[str, ...] = field(default=())
     """what was wrong with the file, one sentence each"""
-    superseded: list[Event] = field(default_factory=list)
-    """recorded, but a newer one of the same stream was given to the session instead"""
     chain: ChainCheck = field(default_factory=ChainCheck)
     head: str | None = None
     """the last head of the chain of hashes, where the recording was closed"""
@@ -192,13 +190,10 @@ def read_recording(path: Path) -> Recording:
     """
     scan = RecordingScan(path)
     events: dict[int, Event] = {}
-    superseded: list[Event] = []
     states: list[bytes] = []
     for item in scan.entries():
         if isinstance(item, StateFrame):
             states.append(item.frame)
-        elif item.superseded:
-            superseded.append(item)
         else:
             events[item.index] = item
     ordered = [events[index] for index in sorted(events)]
@@ -209,8 +204,7 @@ def read_recording(path: Path) -> Recording:
             f"{scan.damage or 'it was never closed'}; {len(ordered)} events over {span:.1f} s and {len(states)} twin "
             f"states were saved."
         )
-    skipped = sum(1 for event in superseded if not ordered or event.index < ordered[-1].index)
-    missing = (ordered[-1].index + 1 - len(ordered) - skipped) if ordered else 0
+    missing = (ordered[-1].index + 1 - len(ordered)) if ordered else 0
     if missing:
         notes.append(f"{missing} events are missing from it.")
     return Recording(
@@ -219,7 +213,6 @@ def read_recording(path: Path) -> Recording:
         states,
         truncated=bool(notes),
         notes=tuple(notes),
-        superseded=superseded,
         chain=scan.chain,
         head=scan.head,
         chained=scan.chained,

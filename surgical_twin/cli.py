@@ -38,6 +38,7 @@ for command in (
     streams.record,
     streams.cut,
     streams.anonymize,
+    streams.play,
     streams.audit,
     streams.keys,
     display.view,
@@ -45,6 +46,7 @@ for command in (
     procedure.demo,
 ):
     app.command()(command)
+app.command("import")(streams.import_files)
 
 
 def main() -> None:

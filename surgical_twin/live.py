@@ -314,8 +314,6 @@ class LiveLoop:
         self.report.events += 1
         if self._recorder is not None:
             self._recorder.record_event(event)
-        if event.superseded:
-            return ()
         begin = time.perf_counter_ns()
         self._state, states = self.session.step(self._state, event)
         self.report.step.add(time.perf_counter_ns() - begin)

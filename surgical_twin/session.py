@@ -92,6 +92,8 @@ class Session:
             return state.counting(duplicates=1), ()
         if message.source_time_ns > event.receive_time_ns + FUTURE_NS:
             return state.counting(implausible_time=1), ()
+        if event.superseded:
+            return state.counting(superseded=1), ()
         newest = max(message.source_time_ns, state.newest_ns.get(message.stream, message.source_time_ns))
         state = replace(state, newest_ns={**state.newest_ns, message.stream: newest})
         return self._take(state, message), ()

@@ -3,12 +3,12 @@
 import signal
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from surgical_twin.commands.console import err, out
+from surgical_twin.commands.console import err, out, read_numbers
 from surgical_twin.errors import InputError
 
 RecordingFile = Annotated[Path, typer.Argument(help="MCAP file that live or record wrote.")]
@@ -187,3 +187,79 @@ def keys(
     for client in read_allow_list(folder).clients.values():
         table.add_row(client.name, ", ".join(client.roles), client.public_key)
     out.print(table)
+
+
+def import_files(
+    sources: Annotated[
+        list[Path], typer.Argument(help="PLUS sequences (.mha, .nrrd), WFDB headers (.hea), tables (.csv, .npz).")
+    ],
+    target: Annotated[Path, typer.Option("--out", help="The new recording (MCAP).")],
+    column_map: Annotated[Path | None, typer.Option("--map", help="Of tables: which column is what (TOML).")] = None,
+    tip: Annotated[
+        list[str] | None, typer.Option(help="Of PLUS tools: where the tip is in the tool's frame: NAME=X,Y,Z in mm.")
+    ] = None,
+) -> None:
+    """Make a recording of other programs' files; it replays like any other."""
+    from streams.import_plus import plus_arrivals, read_plus
+    from streams.import_table import read_map, table_arrivals
+    from streams.import_wfdb import wfdb_arrivals
+    from streams.importing import Findings, write_recording
+
+    findings = Findings()
+    tips = dict(_read_tip(text) for text in tip or ())
+    arrivals: list[Any] = []
+    for source in sources:
+        if source.suffix == ".hea":
+            arrivals += wfdb_arrivals(source, findings)
+        elif source.suffix in (".mha", ".nrrd"):
+            arrivals.append(plus_arrivals(read_plus(source), findings, tips_mm=tips))
+        elif source.suffix in (".csv", ".tsv", ".txt", ".npz"):
+            if column_map is None:
+                raise InputError(f"{source} is a table; say with --map which column is what.")
+            arrivals += table_arrivals(source, read_map(column_map), findings)
+        else:
+            raise InputError(f"{source} is of no kind that is read; give .mha, .nrrd, .hea, .csv or .npz files.")
+    done = write_recording(arrivals, findings, target, origin=", ".join(source.name for source in sources))
+    table = Table("stream", "messages", title=f"{target}: {done.events} events over {done.duration_s:.1f} s")
+    for stream, count in sorted(done.streams.items()):
+        table.add_row(stream, str(count))
+    out.print(table)
+    for sentence in done.findings:
+        out.print(sentence, soft_wrap=True, highlight=False)
+
+
+def _read_tip(text: str) -> tuple[str, tuple[float, float, float]]:
+    name, _, numbers = text.partition("=")
+    x, y, z = read_numbers("--tip", numbers, "X,Y,Z", "three numbers in mm")
+    return name, (x, y, z)
+
+
+def play(
+    recording: RecordingFile,
+    devices: Annotated[str, typer.Option(help="Where the twin listens for devices.")] = "tcp://127.0.0.1:5590",
+    speed: Annotated[str, typer.Option(help="real, full, or a factor on real time such as 0.5 or 4.")] = "real",
+    begin: Annotated[float, typer.Option("--from", help="Seconds after the beginning.")] = 0.0,
+    keys: Annotated[
+        Path | None, typer.Option(help="Folder with the key of a client named simulator and the twin's public key.")
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow plain text beyond this machine.")] = False,
+) -> None:
+    """Send a recording's device messages to a running twin, as if they were measured now."""
+    from streams.playing import play_recording
+    from streams.security import client_security
+    from surgical_twin.pace import read_speed
+    from surgical_twin.playback import SIMULATOR
+
+    security = None if keys is None else client_security(keys, SIMULATOR)
+    factor = read_speed(speed)
+    with err.status("playing") as status:
+        done = play_recording(
+            recording,
+            devices,
+            speed=factor,
+            begin_s=begin,
+            security=security,
+            insecure=insecure,
+            say=lambda time_s: status.update(f"{time_s:.1f} s"),
+        )
+    out.print(f"{done.sent} messages sent over {done.duration_s:.1f} s.")

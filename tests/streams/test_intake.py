@@ -198,13 +198,13 @@ def test_of_poses_the_newest_and_of_pressure_everything_goes_to_the_session():
     inbox = Inbox()
     inbox.learn("pose", ToolPose)
     inbox.learn("pressure", PressureSamples)
-    inbox.put([frame for pair in zip(frames("pose", 50), frames("pressure", 50), strict=True) for frame in pair])
+    inbox.put([frame for pair in zip(frames("pose", 100), frames("pressure", 100), strict=True) for frame in pair])
     taken = inbox.take()
-    assert len(taken) == 100  # all are there to be recorded
+    assert len(taken) == 200  # all are there to be recorded
     kept = [frame.data[:5] for frame, superseded in taken if not superseded]
-    assert kept.count(b"press") == 50
-    assert kept.count(b"pose\0") == 8
-    assert [superseded for frame, superseded in taken if frame.data[:4] == b"pose"] == [True] * 42 + [False] * 8
+    assert kept.count(b"press") == 100
+    assert kept.count(b"pose\0") == 64
+    assert [superseded for frame, superseded in taken if frame.data[:4] == b"pose"] == [True] * 36 + [False] * 64
 
 
 def test_the_inbox_has_a_bound_and_counts_what_does_not_fit():

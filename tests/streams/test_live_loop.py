@@ -168,7 +168,7 @@ def test_a_procedure_is_recorded_with_all_that_went_wrong_and_replays_to_the_byt
     recording = read_recording(room.recording)
     assert not recording.truncated
     assert recording.chain.fault is None
-    assert len(recording.events) + len(recording.superseded) == report.events
+    assert len(recording.events) == report.events
     counters = report.counters
     assert counters["malformed"] == counters["unknown_type"] == 10
     assert counters["lost"] == 7
