@@ -39,6 +39,7 @@ for command in (
     streams.cut,
     streams.anonymize,
     streams.play,
+    streams.bridge,
     streams.audit,
     streams.keys,
     display.view,

@@ -263,3 +263,75 @@ def play(
             say=lambda time_s: status.update(f"{time_s:.1f} s"),
         )
     out.print(f"{done.sent} messages sent over {done.duration_s:.1f} s.")
+
+
+def bridge(
+    protocol: Annotated[str, typer.Argument(help="igtl: OpenIGTLink, which 3D Slicer and PLUS speak.")],
+    listen: Annotated[str | None, typer.Option(help="Wait for peers: PORT or ADDRESS:PORT.")] = None,
+    connect: Annotated[
+        str | None, typer.Option(help="Connect to a peer, and again when it is lost: ADDRESS:PORT.")
+    ] = None,
+    devices: Annotated[str, typer.Option(help="Where the twin listens for devices.")] = "tcp://127.0.0.1:5590",
+    states: Annotated[str, typer.Option(help="Where the twin publishes its states.")] = "tcp://127.0.0.1:5591",
+    coordinates: Annotated[str, typer.Option(help="What the peers' positions are: ras (3D Slicer) or lps.")] = "ras",
+    case: Annotated[
+        Path | None, typer.Option(help="Send this case's surface, colored by pressure, as POLYDATA.")
+    ] = None,
+    keys: Annotated[
+        Path | None, typer.Option(help="Folder with the key of a client named bridge and the twin's public key.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Allow plain text beyond this machine; OpenIGTLink knows no other.")
+    ] = False,
+) -> None:
+    """Pass messages between the twin and programs that speak another protocol, both ways."""
+    from streams.igtl_bridge import IgtlBridge
+    from streams.security import client_security
+    from streams.sockets import Publisher, Subscriber
+    from surgical_twin.igtl_surface import overlay_surface
+
+    if protocol != "igtl":
+        raise InputError(f'"{protocol}" is no protocol that is bridged; igtl is.')
+    if (listen is None) == (connect is None):
+        raise InputError("a bridge needs --listen or --connect, one of them.")
+    if coordinates not in ("ras", "lps"):
+        raise InputError(f'--coordinates "{coordinates}" is neither ras nor lps.')
+    here = None if listen is None else _address(listen, "--listen", insecure=insecure)
+    there = None if connect is None else _address(connect, "--connect", insecure=insecure)
+    surface = None if case is None else overlay_surface(case)
+    security = None if keys is None else client_security(keys, "bridge")
+    publisher = Publisher(devices, security=security, insecure=insecure)
+    subscriber = Subscriber(states, bind=False, topics=("twin",), security=security, insecure=insecure)
+    try:
+        bridged = IgtlBridge(
+            devices=publisher, states=subscriber, listen=here, connect=there, ras=coordinates == "ras", surface=surface
+        )
+        signal.signal(signal.SIGTERM, lambda *_: bridged.stop())
+        signal.signal(signal.SIGINT, lambda *_: bridged.stop())
+        where = f"listening at {here[0]}:{bridged.port}" if here is not None else f"peer {connect}"
+        out.print(where, highlight=False)
+        with err.status(where) as status:
+            counts = bridged.run(
+                lambda counts: status.update(", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
+            )
+    finally:
+        publisher.close()
+        subscriber.close()
+    for name, count in sorted(counts.items()):
+        out.print(f"{name}: {count}", highlight=False)
+
+
+def _address(text: str, option: str, *, insecure: bool) -> tuple[str, int]:
+    """Host and port of ADDRESS:PORT, or of PORT on this machine."""
+    from streams.sockets import is_local
+
+    host, _, port = text.rpartition(":")
+    host = host or "127.0.0.1"
+    if not port.isdigit() or not int(port) < 65536:
+        raise InputError(f'{option} "{text}" is no address; write PORT or ADDRESS:PORT, as in 127.0.0.1:18944.')
+    if not insecure and not is_local(f"tcp://{host}:{port}"):
+        raise InputError(
+            f"{option} {text} reaches beyond this machine, and OpenIGTLink is plain text that anyone may read and "
+            f"forge; use an address of 127.0.0.1 (through a tunnel, say), or allow it with --insecure."
+        )
+    return host, int(port)
