@@ -61,6 +61,8 @@ class StreamClock:
     """begin, source time of the least delay, least delay"""
     _line: tuple[int, float, float] | None = None
     """source time, offset there, slope"""
+    _recent_least: int | None = None
+    """of the last buckets that are complete"""
     _strange: deque[tuple[int, int, int]] = field(default_factory=lambda: deque(maxlen=64))
     """receive time, source time, difference"""
 
@@ -81,7 +83,7 @@ class StreamClock:
                 self._restart()
             else:
                 return source_ns + self.offset_ns
-        else:
+        elif self._strange:
             self._strange.clear()
         self._count += 1
         if self._count <= WARM_UP:
@@ -92,10 +94,10 @@ class StreamClock:
             at, value, slope = self._line
             self.raw_offset_ns = round(value + slope * (source_ns - at))
         elif self._count > WARM_UP:
-            recent = [least for _, least in list(self._buckets)[-RECENT_BUCKETS:]]
-            if self._bucket is not None:
-                recent.append(self._bucket[2])
-            self.raw_offset_ns = min(recent)
+            least = self._recent_least
+            if self._bucket is not None and (least is None or self._bucket[2] < least):
+                least = self._bucket[2]
+            self.raw_offset_ns = difference if least is None else least
         return source_ns + self.offset_ns
 
     def _plausible(self, difference: int) -> bool:
@@ -115,7 +117,7 @@ class StreamClock:
         self._first = [item[2] for item in self._strange]
         self._strange.clear()
         self._buckets.clear()
-        self._bucket, self._line, self.drift_ppm = None, None, 0.0
+        self._bucket, self._line, self._recent_least, self.drift_ppm = None, None, None, 0.0
 
     def _add(self, source_ns: int, receive_ns: int, difference: int) -> None:
         bucket = self._bucket
@@ -123,6 +125,7 @@ class StreamClock:
             self._bucket = (receive_ns, source_ns, difference)
         elif receive_ns - bucket[0] >= BUCKET_NS:
             self._buckets.append((bucket[1], bucket[2]))
+            self._recent_least = min(least for _, least in list(self._buckets)[-RECENT_BUCKETS:])
             self._bucket = (receive_ns, source_ns, difference)
             self._fit()
         elif difference < bucket[2]:

@@ -40,6 +40,10 @@ class Event:
     superseded: bool = False
     """Newer ones of its stream were waiting: the session counts it and does not use it."""
 
+    def numbered(self, index: int) -> "Event":
+        """The same event with its number in the session."""
+        return Event(index, self.receive_time_ns, self.frame, self.message, self.late, self.superseded)
+
 
 def event_from_frame(
     index: int, receive_time_ns: int, frame: bytes, *, source_time_ns: int | None = None, kind: str | None = None
@@ -85,6 +89,10 @@ LARGEST_GAP = 1_000_000
 """More missing at once than this was never sent: the publisher numbers anew."""
 
 
+RESTART_NS = 50_000_000
+"""A publisher that starts again has been away for longer than this; less is how well its clock is known."""
+
+
 @dataclass(frozen=True)
 class _Stream:
     newest: int
@@ -128,7 +136,7 @@ class SequenceWatch:
         if source_time_ns is None:
             begins = (sequence == 0 and known.newest > 0) or sequence < known.newest - REMEMBERED
         else:
-            begins = source_time_ns > (known.newest_ns or 0)
+            begins = sequence != known.newest and source_time_ns > (known.newest_ns or 0) + RESTART_NS
         if begins or gap > LARGEST_GAP:
             updated = replace(
                 known, newest=sequence, newest_ns=time_ns, missing=frozenset(), restarts=known.restarts + 1

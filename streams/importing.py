@@ -7,7 +7,7 @@ order, late ones) and are written as a recording that replays like any other.
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from streams.errors import InputError
@@ -150,7 +150,7 @@ def write_recording(
 
             def keep(event: Event) -> None:
                 nonlocal index
-                writer.add_event(replace(event, index=index))
+                writer.add_event(event.numbered(index))
                 index += 1
 
             def own(message: Message, at_ns: int) -> None:

@@ -9,11 +9,14 @@ reads no clock.
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from streams.clocks import StreamClock
 from streams.events import FORBIDDEN, Event, Malformed, event_from_frame
 from streams.keys import AllowList
 from streams.liveness import Liveness
 from streams.messages import (
+    ENDED,
     MAX_STREAMS,
     OWN_TYPES,
     ClockEstimate,
@@ -45,6 +48,9 @@ REPORT_STREAM = "session/intake"
 
 MOST_TOOLS = 64
 
+_NOBODY = "\0"
+"""No client's name."""
+
 
 @dataclass
 class Intake:
@@ -65,6 +71,8 @@ class Intake:
     liveness: Liveness = field(default_factory=Liveness)
     _owners: dict[str, str | None] = field(default_factory=dict)
     _tools: set[str] = field(default_factory=set)
+    _accepted: dict[tuple[str, type, str | None], str | None] = field(default_factory=dict)
+    """Whose messages of a stream, type and tool were found allowed: the list does not change during a session."""
     _synchronized: set[str] = field(default_factory=set)
     _reported: tuple[int, tuple[str, ...]] | None = None
     _reports: int = 0
@@ -79,21 +87,27 @@ class Intake:
         message = event.message
         if isinstance(message, Malformed):
             return event
-        forbidden = self._forbidden(event, frame.sender)
-        if forbidden is not None:
-            return replace(event, message=Malformed(forbidden, topic(frame.data), FORBIDDEN))
+        said = (message.stream, type(message), message.tool if isinstance(message, ToolPose) else None)
+        if self._accepted.get(said, _NOBODY) != frame.sender:
+            forbidden = self._forbidden(event, frame.sender)
+            if forbidden is not None:
+                return replace(event, message=Malformed(forbidden, topic(frame.data), FORBIDDEN))
+            if len(self._accepted) < 4 * MAX_STREAMS:
+                self._accepted[said] = frame.sender
         clock = self.clocks.get(message.stream)
         if clock is None:
             clock = self.clocks[message.stream] = StreamClock(trusted=message.stream in self._synchronized)
-        if isinstance(message, Heartbeat):
-            self._heartbeat(message, frame.sender)
+        if isinstance(message, Heartbeat) and message.synchronized:
+            clock.trusted = True
         end = end_time_ns(message)
         corrected_end = clock.see(end, received)
         if isinstance(message, CONTINUOUS):
             self.liveness.see(message.stream, received)
+        if isinstance(message, Heartbeat):
+            self._heartbeat(message, frame.sender)
         if corrected_end != end:
             corrected = max(0, message.source_time_ns + corrected_end - end)
-            event = event_from_frame(-1, received, frame.data, source_time_ns=corrected)
+            event = Event(-1, received, frame.data, msgspec.structs.replace(message, source_time_ns=corrected))
         if superseded:
             return replace(event, superseded=True)
         self.orderer.add(event, time_ns=corrected_end, receive_ns=received)
@@ -175,6 +189,9 @@ class Intake:
             self._synchronized -= named
         if len(self._synchronized) > 4 * MAX_STREAMS:
             self._synchronized.clear()
+        if message.status == ENDED:
+            for stream in named:
+                self.liveness.forget(stream)
         for stream in named:
             if stream in self.clocks:
                 self.clocks[stream].trusted = message.synchronized

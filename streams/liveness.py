@@ -30,6 +30,10 @@ class Liveness:
 
     _pulses: dict[str, _Pulse] = field(default_factory=dict)
 
+    def forget(self, stream: str) -> None:
+        """A stream has ended: it is not missed any more."""
+        self._pulses.pop(stream, None)
+
     def see(self, stream: str, receive_ns: int) -> None:
         """A message of a stream has come."""
         pulse = self._pulses.get(stream)

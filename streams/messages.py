@@ -6,6 +6,7 @@ newer sender can be understood.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -20,6 +21,9 @@ MAX_NAME = 200
 
 MAX_STREAMS = 256
 """Streams of one device, and of all, at most."""
+
+ENDED = "ended"
+"""Status of a device's last heartbeat."""
 
 MAX_TEXT = 4096
 """Characters in a free text at most."""
@@ -144,6 +148,7 @@ class Heartbeat(_Message, frozen=True, kw_only=True):
 
     device: str
     status: str
+    """ENDED: it will say no more, and is not to be missed."""
     synchronized: bool = False
     """The device's clock is kept by PTP or NTP: its streams' times are taken as they are."""
     streams: tuple[str, ...] = ()
@@ -292,7 +297,7 @@ def encode(message: Message) -> bytes:
     return _encoder.encode(message)
 
 
-def decode(payload: bytes) -> Message:
+def decode(payload: bytes | memoryview) -> Message:
     """The message in MessagePack bytes.
 
     Raises:
@@ -308,7 +313,7 @@ def decode(payload: bytes) -> Message:
     return message
 
 
-def _unreadable(payload: bytes, error: Exception) -> MalformedMessage:
+def _unreadable(payload: bytes | memoryview, error: Exception) -> MalformedMessage:
     """Tell a message of a type from a later version from bytes that are no message."""
     try:
         head = _head_decoder.decode(payload)
@@ -329,34 +334,26 @@ def fault(message: Message) -> str | None:
         return "the sequence number is negative"
     if not 0 <= message.source_time_ns < 2**63:
         return "the source time is not a time since the epoch in ns"
-    match message:
-        case ToolPose():
-            return _pose_fault(message)
-        case FiducialTouch():
-            if not message.fiducial:
-                return "the fiducial has no name"
-            return None if _finite(message.position) else "the position is not finite"
-        case PressureSamples():
-            return _samples_fault(message.values_mmhg, message.sample_period_ns)
-        case WaveformSamples():
-            return _samples_fault(message.values, message.sample_period_ns)
-        case VitalSign():
-            return None if math.isfinite(message.value) else "the value is not finite"
-        case ImageFrame():
-            return _image_fault(message)
-        case Note():
-            return None if len(message.text) <= MAX_TEXT else f"the text is longer than {MAX_TEXT} characters"
-        case FlowSample():
-            if not _finite((message.flow_ml_s, message.deviation_ml_s)):
-                return "the flow is not finite"
-            return None if message.deviation_ml_s >= 0 else "the deviation is negative"
-        case Trigger():
-            return None if message.kind else "the trigger has no kind"
-        case Heartbeat():
-            if len(message.streams) > MAX_STREAMS:
-                return f"{len(message.streams)} streams; {MAX_STREAMS} are allowed"
-            return None if message.device else "the device has no name"
-    return None
+    check = _CHECKS.get(type(message))
+    return None if check is None else check(message)
+
+
+def _touch_fault(touch: FiducialTouch) -> str | None:
+    if not touch.fiducial:
+        return "the fiducial has no name"
+    return None if _finite(touch.position) else "the position is not finite"
+
+
+def _flow_fault(flow: FlowSample) -> str | None:
+    if not _finite((flow.flow_ml_s, flow.deviation_ml_s)):
+        return "the flow is not finite"
+    return None if flow.deviation_ml_s >= 0 else "the deviation is negative"
+
+
+def _heartbeat_fault(beat: Heartbeat) -> str | None:
+    if len(beat.streams) > MAX_STREAMS:
+        return f"{len(beat.streams)} streams; {MAX_STREAMS} are allowed"
+    return None if beat.device else "the device has no name"
 
 
 def _pose_fault(pose: ToolPose) -> str | None:
@@ -408,7 +405,22 @@ def end_time_ns(message: Message) -> int:
 
 
 def _finite(values: tuple[float, ...]) -> bool:
-    return all(math.isfinite(value) for value in values)
+    # A sum is finite only if all its parts are; one that is not may have overflowed.
+    return math.isfinite(sum(values)) or all(math.isfinite(value) for value in values)
+
+
+_CHECKS: dict[type, Callable[[Any], str | None]] = {
+    ToolPose: _pose_fault,
+    FiducialTouch: _touch_fault,
+    PressureSamples: lambda samples: _samples_fault(samples.values_mmhg, samples.sample_period_ns),
+    WaveformSamples: lambda samples: _samples_fault(samples.values, samples.sample_period_ns),
+    FlowSample: _flow_fault,
+    VitalSign: lambda sign: None if math.isfinite(sign.value) else "the value is not finite",
+    ImageFrame: _image_fault,
+    Note: lambda note: None if len(note.text) <= MAX_TEXT else f"the text is longer than {MAX_TEXT} characters",
+    Trigger: lambda trigger: None if trigger.kind else "the trigger has no kind",
+    Heartbeat: _heartbeat_fault,
+}
 
 
 def message_schemas() -> dict[str, dict[str, Any]]:

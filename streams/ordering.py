@@ -8,6 +8,7 @@ bound is not waited for: what comes then is released at once and marked late.
 import heapq
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 MOST_WAIT_NS = 20_000_000
 WINDOW_NS = 10_000_000_000
@@ -18,16 +19,7 @@ MARGIN = 1.2
 REVIEW_NS = 100_000_000
 
 
-@dataclass(order=True)
-class _Waiting[T]:
-    time_ns: int
-    number: int
-    receive_ns: int = field(compare=False)
-    item: T = field(compare=False)
-
-
-@dataclass(frozen=True)
-class Released[T]:
+class Released[T](NamedTuple):
     """An item in its turn."""
 
     item: T
@@ -47,7 +39,8 @@ class Orderer[T]:
     most_wait_ns: int = MOST_WAIT_NS
     late: int = 0
     hold_ns: int = 0
-    _heap: list[_Waiting[T]] = field(default_factory=list)
+    _heap: list[tuple[int, int, int, T]] = field(default_factory=list)
+    """time, number, time of arrival, item"""
     _number: int = 0
     _released_ns: int = -1
     _arrived_ns: int = -1
@@ -69,7 +62,7 @@ class Orderer[T]:
             self._disorder.append((receive_ns, behind))
         self._arrived_ns = max(self._arrived_ns, time_ns)
         self._since_review += 1
-        heapq.heappush(self._heap, _Waiting(time_ns, self._number, receive_ns, item))
+        heapq.heappush(self._heap, (time_ns, self._number, receive_ns, item))
         self._number += 1
         if receive_ns - self._reviewed_ns >= REVIEW_NS:
             self._review(receive_ns)
@@ -82,26 +75,28 @@ class Orderer[T]:
         watermark = now_ns - self.hold_ns
         if self.hold_ns:
             overdue = now_ns - self.most_wait_ns
-            watermark = max([watermark, *(entry.time_ns for entry in heap if entry.receive_ns <= overdue)])
+            watermark = max([watermark, *(time_ns for time_ns, _, receive_ns, _ in heap if receive_ns <= overdue)])
         released = []
-        while heap and heap[0].time_ns <= watermark:
-            entry = heapq.heappop(heap)
-            late = entry.time_ns < self._released_ns
-            self.late += late
-            self._released_ns = max(self._released_ns, entry.time_ns)
-            released.append(Released(entry.item, late))
+        while heap and heap[0][0] <= watermark:
+            time_ns, _, _, item = heapq.heappop(heap)
+            late = time_ns < self._released_ns
+            if late:
+                self.late += 1
+            else:
+                self._released_ns = time_ns
+            released.append(Released(item, late))
         return released
 
     def flush(self) -> list[Released[T]]:
         """Everything that still waits, in order."""
-        return self.release(max((entry.time_ns for entry in self._heap), default=0) + self.hold_ns)
+        return self.release(max((entry[0] for entry in self._heap), default=0) + self.hold_ns)
 
     def due_ns(self) -> int | None:
         """When the next item will have its turn; None where nothing waits."""
         if not self._heap:
             return None
-        first = self._heap[0]
-        return min(first.time_ns + self.hold_ns, first.receive_ns + self.most_wait_ns)
+        time_ns, _, receive_ns, _ = self._heap[0]
+        return min(time_ns + self.hold_ns, receive_ns + self.most_wait_ns)
 
     def _review(self, now_ns: int) -> None:
         self._counts.append((now_ns, self._since_review))

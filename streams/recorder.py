@@ -15,13 +15,12 @@ import queue
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import msgspec
-from mcap.writer import Writer
+from mcap.writer import CompressionType, Writer
 
 from streams.errors import InputError
 from streams.events import Event, Malformed
@@ -46,8 +45,7 @@ QUEUE_BYTES = 512_000_000
 _encode = msgspec.msgpack.Encoder().encode
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     channel: str
     schema: str | None
     data: bytes
@@ -107,7 +105,9 @@ class RecordingWriter:
         self._schemas: dict[str | None, int] = {None: 0}
         self._known_schemas = message_schemas() | {"Seal": msgspec.json.schema(Seal)}
         self._channels: dict[tuple[str, str | None, tuple[tuple[str, str], ...]], int] = {}
-        self._writer = Writer(self._file, chunk_size=CHUNK_BYTES, enable_data_crcs=True)
+        self._writer = Writer(
+            self._file, chunk_size=CHUNK_BYTES, compression=CompressionType.LZ4, enable_data_crcs=True
+        )
         try:
             self._writer.start(profile=PROFILE, library="surgical-twin")
             self._writer.add_metadata(METADATA, dict(metadata))
@@ -132,11 +132,11 @@ class RecordingWriter:
 
     def add(self, entry: _Entry) -> None:
         """Write an entry and chain it."""
-        marks = dict(entry.marks)
+        kind = (entry.schema or "") if not entry.marks else entry_kind(entry.schema, dict(entry.marks))
         self.chain.add(
             entry_digest(
                 entry.channel,
-                entry_kind(entry.schema, marks),
+                kind,
                 entry.data,
                 log_time=entry.log_time,
                 publish_time=entry.publish_time,

@@ -4,16 +4,20 @@ The reader goes through the file from its beginning and needs no index, so a fil
 reached it. Checksums of chunks tell damage, the chain of hashes tells changes (`streams.hash_chain`).
 """
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import msgspec
-from mcap.exceptions import McapError
-from mcap.records import Channel, Footer, Header, Metadata, Schema
+from mcap.data_stream import ReadDataStream
+from mcap.exceptions import EndOfFile, McapError
+from mcap.opcode import Opcode
+from mcap.records import Channel, Chunk, Footer, Header, McapRecord, Metadata, Schema
 from mcap.records import Message as McapMessage
-from mcap.stream_reader import CRCValidationError, StreamReader
+from mcap.stream_reader import CRCValidationError, StreamReader, get_chunk_data_stream
 
 from streams.errors import InputError
 from streams.events import Event, event_from_frame
@@ -32,6 +36,49 @@ from streams.recorder import (
 
 LARGEST_RECORD = 1 << 30
 """A longer record is damage."""
+
+
+class _Stored(NamedTuple):
+    """A message as the file has it."""
+
+    channel_id: int
+    sequence: int
+    log_time: int
+    publish_time: int
+    data: bytes
+
+
+_RECORD = struct.Struct("<BQ")
+_MESSAGE = struct.Struct("<HIQQ")
+
+
+def _opened(records: Iterator[McapRecord]) -> Iterator[McapRecord | _Stored]:
+    """The records of a file with its chunks taken apart; checksums are compared."""
+    for record in records:
+        if not isinstance(record, Chunk):
+            yield (
+                record
+                if not isinstance(record, McapMessage)
+                else _Stored(record.channel_id, record.sequence, record.log_time, record.publish_time, record.data)
+            )
+            continue
+        content, length = get_chunk_data_stream(record, validate_crc=True)
+        data = content.read(length)
+        at = 0
+        while at < length:
+            opcode, size = _RECORD.unpack_from(data, at)
+            at += _RECORD.size
+            if at + size > length:
+                raise EndOfFile
+            if opcode == Opcode.MESSAGE:
+                channel, sequence, log_time, publish_time = _MESSAGE.unpack_from(data, at)
+                yield _Stored(channel, sequence, log_time, publish_time, data[at + _MESSAGE.size : at + size])
+            elif opcode == Opcode.SCHEMA:
+                yield Schema.read(ReadDataStream(BytesIO(data[at : at + size])))
+            elif opcode == Opcode.CHANNEL:
+                yield Channel.read(ReadDataStream(BytesIO(data[at : at + size])))
+            at += size
+
 
 _seal_decoder = msgspec.msgpack.Decoder(Seal)
 
@@ -82,11 +129,12 @@ class RecordingScan:
         channels: dict[int, tuple[Channel, str]] = {}
         schemas: dict[int, str] = {}
         found = False
-        reader = StreamReader(stream, validate_crcs=True, record_size_limit=LARGEST_RECORD).records
+        records = StreamReader(stream, emit_chunks=True, validate_crcs=True, record_size_limit=LARGEST_RECORD).records
+        reader = _opened(records)
         while True:
             try:
                 record = next(reader)
-                if isinstance(record, McapMessage):
+                if isinstance(record, _Stored):
                     channel, kind = channels[record.channel_id]
                     item = self._item(record, channel, kind)
                 else:
@@ -129,7 +177,7 @@ class RecordingScan:
         if not self.metadata and not found:
             raise InputError(f"{self.path} holds no recorded session; give a file that live --record wrote.")
 
-    def _item(self, record: McapMessage, channel: Channel, kind: str) -> Event | StateFrame | None:
+    def _item(self, record: _Stored, channel: Channel, kind: str) -> Event | StateFrame | None:
         topic = channel.topic
         if topic == CHAIN_CHANNEL:
             self.chained = True

@@ -9,6 +9,7 @@ to ZeroMQ's own events of a socket on either side.
 import ipaddress
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import urlparse
 
 import zmq
@@ -25,7 +26,10 @@ HIGH_WATER_MARK = 100_000
 """Messages queued per peer: some minutes of everything an operating room sends."""
 
 HEARTBEAT_MS = 500
-HEARTBEAT_TIMEOUT_MS = 2000
+HEARTBEAT_TIMEOUT_MS = 15_000
+"""A connection that is silent for this long is given up, and what it held with it: a network that is away for 10 s and
+comes back then delivers all of it. That a stream is silent is noticed long before (`streams.liveness`)."""
+
 LINGER_MS = 500
 RECONNECT_MS = 50
 RECONNECT_MAX_MS = 1000
@@ -248,8 +252,7 @@ class Publisher:
         self._socket.close()
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(NamedTuple):
     """What came, when, and who sent it."""
 
     receive_time_ns: int

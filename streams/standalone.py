@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from streams.events import Event, event_from_frame
@@ -84,7 +84,7 @@ def record_devices(
 
     def keep(event: Event) -> None:
         nonlocal index, size
-        recorder.record_event(replace(event, index=index))
+        recorder.record_event(event.numbered(index))
         index += 1
         size += len(event.frame)
 

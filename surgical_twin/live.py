@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -301,7 +301,7 @@ class LiveLoop:
     def _take_device(self, event: Event) -> None:
         if not isinstance(event.message, Malformed):
             self._inbox.learn(event.message.stream, type(event.message))
-        self._take(replace(event, index=self._index))
+        self._take(event.numbered(self._index))
         self._waiting.append(event.receive_time_ns)
 
     def _take_own(self, message: Message, receive_time_ns: int | None = None) -> tuple[TwinState, ...]:

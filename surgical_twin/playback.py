@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from streams.devices import merge
-from streams.messages import Heartbeat, ProcedureEnd, TwinState
+from streams.messages import ENDED, Heartbeat, ProcedureEnd, TwinState
 from streams.playback import play
 from streams.security import ClientSecurity
 from streams.sockets import Publisher, Subscriber
@@ -79,22 +79,22 @@ def _wait_for_twin(publisher: Publisher, listener: Subscriber, endpoint: str, wa
     """Announce ourselves until the twin's state names our stream; returns how often we did."""
     deadline = time.monotonic() + wait_s
     sequence = 0
-    while time.monotonic() < deadline:
+
+    def announce(status: str) -> None:
+        now = time.time_ns()
         publisher.send(
-            Heartbeat(
-                stream=ANNOUNCE_STREAM,
-                sequence=sequence,
-                source_time_ns=time.time_ns(),
-                device=SIMULATOR,
-                status="ready",
-            )
+            Heartbeat(stream=ANNOUNCE_STREAM, sequence=sequence, source_time_ns=now, device=SIMULATOR, status=status)
         )
+
+    while time.monotonic() < deadline:
+        announce("ready")
         sequence += 1
         time.sleep(ANNOUNCE_S)
         for _, frame in listener.receive()[-1:]:
             state = unpack(frame)
             if isinstance(state, TwinState) and ANNOUNCE_STREAM in state.age_ns:
-                return sequence
+                announce(ENDED)  # from here on the devices speak for themselves
+                return sequence + 1
         refused = publisher.refused() or listener.refused()
         if refused is not None:
             raise InputError(

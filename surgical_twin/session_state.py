@@ -17,8 +17,8 @@ Array = NDArray[np.float64]
 TRACKER_ERROR_MM = 0.3
 """Error per axis [mm] of a tool's tip where its tracker states none."""
 
-POSE_LIFETIME_NS = 500_000_000
-"""A pose older than this says nothing about where the tip is."""
+POSE_LIFETIME_NS = 450_000_000
+"""A pose older than this says nothing about where the tip is: a lost tool is shown as such within half a second."""
 
 
 @dataclass(frozen=True)
