@@ -450,8 +450,15 @@ def main() -> None:
             **({} if load["memory_growth_mb"] is not None else {"why": "too short"}),
         ),
         "throughput_against_bare_pyzmq": figure(ours / bare, ">= 0.6", "ratio"),
-        "transform_rate_against_pyigtl": figure(peer and rate / peer[0], ">= 5", "ratio", **no_peer),
-        "transform_rate_against_pyigtl_taken": figure(peer and rate / peer[1], ">= 5", "ratio", **no_peer),
+        "transform_rate_against_pyigtl": figure(
+            peer and rate / peer[0],
+            ">= 5",
+            "ratio",
+            ours_per_s=round(rate),
+            delivered_by_pyigtl_per_s=peer and round(peer[0]),
+            taken_by_pyigtl_per_s=peer and round(peer[1]),
+            **no_peer,
+        ),
         "recording_rate": figure(
             recorded, ">= 100", "MB/s", plain_file=round(plain, 1), by_the_thread=round(threaded, 1)
         ),

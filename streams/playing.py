@@ -62,7 +62,7 @@ def play_recording(
         if refused is not None:
             raise InputError(f"The twin at {endpoint} refuses this client: {refused}.")
         for item in RecordingScan(path).entries():
-            if isinstance(item, StateFrame) or isinstance(item.message, Malformed | OWN_TYPES):
+            if isinstance(item, StateFrame) or isinstance(item.message, (Malformed, *OWN_TYPES)):
                 continue
             first_ns = first_ns or item.receive_time_ns
             since = (item.receive_time_ns - first_ns) * 1e-9

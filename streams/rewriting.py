@@ -58,7 +58,7 @@ def _rewrite(
     temporary.unlink(missing_ok=True)
     scan = RecordingScan(source)
     entries = scan.entries()
-    events = states = left_out = 0
+    events = states = left_out = beginnings = 0
     try:
         first = next(entries, None)
         with RecordingWriter(temporary, metadata=metadata(scan.metadata)) as writer:
@@ -71,10 +71,11 @@ def _rewrite(
                     writer.add_state(changed.frame, changed.time_ns)
                     states += 1
                 else:
-                    writer.add_event(replace(changed, index=events))
+                    writer.add_event(changed.numbered(events))
                     events += 1
+                    beginnings += isinstance(changed.message, SessionStart)
                 item = next(entries, None)
-            if not events:
+            if events <= beginnings:
                 raise InputError(f"nothing of {source} is left with these limits; check --from and --to.")
         temporary.replace(target)
     except OSError as error:

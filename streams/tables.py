@@ -113,6 +113,7 @@ class _Tables:
         """Write a row."""
         writer = self._writers.get(table)
         if writer is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
             stream = (self.folder / f".{table}.csv.part").open("w", newline="", encoding="utf-8")
             self._files[table], writer = stream, csv.writer(stream)
             self._writers[table] = writer
@@ -141,7 +142,7 @@ def write_tables(recording: Path, folder: Path) -> dict[str, int]:
         InputError: the recording cannot be read, or the folder cannot be written to.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        there = folder.exists()
         tables = _Tables(folder)
         keep = False
         try:
@@ -157,6 +158,8 @@ def write_tables(recording: Path, folder: Path) -> dict[str, int]:
             keep = True
         finally:
             tables.finish(keep=keep)
+            if not keep and not there and folder.exists():
+                folder.rmdir()
     except OSError as error:
         raise InputError(f"{folder} cannot be written to ({error.strerror}); name another folder.") from error
     return tables.rows

@@ -20,7 +20,10 @@ def show_recording(recording: Path) -> None:
     from streams.summary import summarize
 
     summary = summarize(recording)
-    table = Table("stream", "type", "messages", "rate", "lost", "twice", "late", "longest gap", title=str(recording))
+    table = Table(title=str(recording))
+    table.add_column("stream", no_wrap=True)
+    for heading in ("type", "messages", "rate", "lost", "twice", "late", "gap"):
+        table.add_column(heading)
     for name, stream in sorted(summary.streams.items()):
         rate = stream.rate_hz
         counts = (stream.messages, "" if rate is None else f"{rate:.1f} Hz", stream.lost, stream.duplicates)
