@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.messages import FiducialTouch, FlowSample, Heartbeat, Message, PressureSamples, ToolPose, Trigger
+from streams.transducer import Transducer
 
 Array = NDArray[np.float64]
 
@@ -74,7 +75,7 @@ class TrackerDevice:
                 noisy = truth[:3, 3] + self.generator.normal(size=3) * self.position_noise
                 turned = truth[:3, :3] @ _rotation(self.generator.normal(size=3) * self.rotation_noise)
                 position, valid = (float(noisy[0]), float(noisy[1]), float(noisy[2])), True
-                quaternion = _quaternion(turned)
+                quaternion = quaternion_of(turned)
             message = ToolPose(
                 stream=self.stream,
                 sequence=number,
@@ -129,16 +130,22 @@ class PressureDevice:
     samples_per_message: int = 5
     bias_mmhg: float = 0.0
     loss: float = 0.0
+    transducer: Transducer | None = None
+    """What the line and the transducer make of the pressure; nothing where it is None."""
 
     def messages(self, epoch_ns: int) -> Iterator[Due]:
         """A batch per ``samples_per_message`` samples."""
         count = self.samples_per_message
+        every = np.arange(int(self.duration_s * self.rate_hz) // count * count) / self.rate_hz
+        if self.transducer is None or not len(every):
+            read = self.pressure_mmhg
+        else:
+            measured = self.transducer.measure(self.pressure_mmhg, every)
+            read = lambda time_s: float(np.interp(time_s, every, measured))  # noqa: E731
         for number in range(int(self.duration_s * self.rate_hz) // count):
             times = (number * count + np.arange(count)) / self.rate_hz
             noise = self.generator.normal(size=count) * self.noise_mmhg + self.bias_mmhg
-            values = tuple(
-                float(self.pressure_mmhg(time_s) + error) for time_s, error in zip(times, noise, strict=True)
-            )
+            values = tuple(float(read(time_s) + error) for time_s, error in zip(times, noise, strict=True))
             message = PressureSamples(
                 stream=f"pressure/{self.sensor}",
                 sequence=number,
@@ -219,6 +226,8 @@ class HeartbeatDevice:
     device: str
     duration_s: float
     interval_s: float = 1.0
+    synchronized: bool = False
+    streams: tuple[str, ...] = ()
 
     def messages(self, epoch_ns: int) -> Iterator[Due]:
         """One message per interval."""
@@ -232,6 +241,8 @@ class HeartbeatDevice:
                     source_time_ns=_at(epoch_ns, time_s),
                     device=self.device,
                     status="ready",
+                    synchronized=self.synchronized,
+                    streams=self.streams,
                 ),
             )
 
@@ -247,8 +258,8 @@ def _rotation(vector: Array) -> Array:
     return rotation
 
 
-def _quaternion(rotation: Array) -> tuple[float, float, float, float]:
-    """w, x, y, z of a rotation: the dominant eigenvector of the symmetric matrix of Bar-Itzhack (2000)."""
+def quaternion_of(rotation: Array) -> tuple[float, float, float, float]:
+    """The w, x, y, z of a (3, 3) rotation: the dominant eigenvector of the symmetric matrix of Bar-Itzhack (2000)."""
     (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation
     matrix = np.array(
         [

@@ -7,3 +7,7 @@ class InputError(ValueError):
 
 class MalformedMessage(ValueError):
     """Bytes that are no message of the protocol; the text says why."""
+
+
+class UnknownType(MalformedMessage):
+    """A message with a head like every other, of a type that this version does not know."""

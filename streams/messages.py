@@ -6,14 +6,35 @@ newer sender can be understood.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from streams.errors import MalformedMessage
+from streams.errors import MalformedMessage, UnknownType
 
 MAX_SAMPLES = 4096
 """Samples in one message at most."""
+
+MAX_NAME = 200
+"""Characters in a stream's name at most."""
+
+MAX_STREAMS = 256
+"""Streams of one device, and of all, at most."""
+
+ENDED = "ended"
+"""Status of a device's last heartbeat."""
+
+MAX_TEXT = 4096
+"""Characters in a free text at most."""
+
+MAX_IMAGE_SIDE = 4096
+"""Pixels along a side of an image at most."""
+
+BYTES_PER_PIXEL = {"mono8": 1, "mono16": 2, "rgb8": 3}
+"""Pixel formats whose rows are sent plainly, one after another; mono16 is little-endian."""
+
+PIXEL_FORMATS = (*BYTES_PER_PIXEL, "jpeg")
 
 QUATERNION_TOLERANCE = 1e-3
 """How far from 1 the norm of a valid pose's quaternion may be."""
@@ -76,6 +97,46 @@ class FlowSample(_Message, frozen=True, kw_only=True):
     """standard deviation of its error"""
 
 
+class WaveformSamples(_Message, frozen=True, kw_only=True):
+    """Consecutive samples of a waveform other than pressure, such as an ECG; ``source_time_ns`` is the first one's."""
+
+    sensor: str
+    quantity: str
+    unit: str
+    sample_period_ns: int
+    values: tuple[float, ...]
+
+
+class VitalSign(_Message, frozen=True, kw_only=True):
+    """A number from a monitor, such as a heart rate or a cardiac output."""
+
+    device: str
+    quantity: str
+    value: float
+    unit: str
+
+
+class ImageFrame(_Message, frozen=True, kw_only=True):
+    """One image of a fluoroscope, an ultrasound machine or a camera."""
+
+    device: str
+    width: int
+    height: int
+    pixel_format: str
+    """one of PIXEL_FORMATS"""
+    data: bytes
+    """rows from the top, without padding; or a JPEG file"""
+    spacing_mm: tuple[float, float] | None = None
+    """between columns and between rows, where it is known"""
+
+
+class Note(_Message, frozen=True, kw_only=True):
+    """Text that a person or a device wrote down."""
+
+    source: str
+    text: str
+
+
 class Trigger(_Message, frozen=True, kw_only=True):
     """An instant, such as an R-wave."""
 
@@ -87,6 +148,11 @@ class Heartbeat(_Message, frozen=True, kw_only=True):
 
     device: str
     status: str
+    """ENDED: it will say no more, and is not to be missed."""
+    synchronized: bool = False
+    """The device's clock is kept by PTP or NTP: its streams' times are taken as they are."""
+    streams: tuple[str, ...] = ()
+    """The streams of this device, by name."""
 
 
 class SessionStart(_Message, frozen=True, kw_only=True):
@@ -108,6 +174,26 @@ class ProcedureEnd(_Message, frozen=True, kw_only=True):
     """The procedure is over."""
 
     reason: str
+
+
+class ClockEstimate(msgspec.Struct, frozen=True):
+    """How a stream's clock stands to the session's."""
+
+    offset_ns: int
+    """Added to the source's time to give the session's."""
+    drift_ppm: float
+    """How fast the offset grows, in millionths."""
+    trusted: bool
+    """The source is known to be synchronized; nothing is added."""
+
+
+class IntakeReport(_Message, frozen=True, kw_only=True):
+    """What the twin's own intake saw since the session began; one of the session's own events."""
+
+    flags: tuple[str, ...]
+    """What forbids trust: silent streams, a failed recording, plain text on the network."""
+    counters: dict[str, int]
+    clocks: dict[str, ClockEstimate]
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -159,11 +245,16 @@ Message = (
     | FiducialTouch
     | PressureSamples
     | FlowSample
+    | WaveformSamples
+    | VitalSign
+    | ImageFrame
+    | Note
     | Trigger
     | Heartbeat
     | SessionStart
     | Tick
     | ProcedureEnd
+    | IntakeReport
     | TwinState
 )
 
@@ -172,14 +263,34 @@ MESSAGE_TYPES: tuple[type[_Message], ...] = (
     FiducialTouch,
     PressureSamples,
     FlowSample,
+    WaveformSamples,
+    VitalSign,
+    ImageFrame,
+    Note,
     Trigger,
     Heartbeat,
     SessionStart,
     Tick,
     ProcedureEnd,
+    IntakeReport,
     TwinState,
 )
 
+OWN_TYPES = (SessionStart, Tick, IntakeReport, TwinState)
+"""Only the twin itself says these; from a device they are refused."""
+
+
+class _Head(msgspec.Struct, tag_field=None):
+    """The part of a message that also a type of a later version has."""
+
+    type: str
+    stream: str
+    sequence: int
+    source_time_ns: int
+
+
+_NAMES = frozenset(kind.__name__ for kind in MESSAGE_TYPES)
+_head_decoder = msgspec.msgpack.Decoder(_Head)
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
@@ -189,7 +300,7 @@ def encode(message: Message) -> bytes:
     return _encoder.encode(message)
 
 
-def decode(payload: bytes) -> Message:
+def decode(payload: bytes | memoryview) -> Message:
     """The message in MessagePack bytes.
 
     Raises:
@@ -198,43 +309,54 @@ def decode(payload: bytes) -> Message:
     try:
         message = _decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedMessage(str(error)) from error
+        raise _unreadable(payload, error) from error
     reason = fault(message)
     if reason is not None:
         raise MalformedMessage(f"{type(message).__name__}: {reason}")
     return message
 
 
+def _unreadable(payload: bytes | memoryview, error: Exception) -> MalformedMessage:
+    """Tell a message of a type from a later version from bytes that are no message."""
+    try:
+        head = _head_decoder.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return MalformedMessage(str(error))
+    if head.type in _NAMES:
+        return MalformedMessage(str(error))
+    return UnknownType(f"the type {head.type[:MAX_NAME]!r} is not known")
+
+
 def fault(message: Message) -> str | None:
     """What is wrong with a message's values, or None."""
     if not message.stream or not message.stream.isascii() or "\0" in message.stream:
         return "the stream's name must be ASCII and not empty"
+    if len(message.stream) > MAX_NAME:
+        return f"the stream's name is longer than {MAX_NAME} characters"
     if message.sequence < 0:
         return "the sequence number is negative"
     if not 0 <= message.source_time_ns < 2**63:
         return "the source time is not a time since the epoch in ns"
-    match message:
-        case ToolPose():
-            return _pose_fault(message)
-        case FiducialTouch():
-            if not message.fiducial:
-                return "the fiducial has no name"
-            return None if _finite(message.position) else "the position is not finite"
-        case PressureSamples():
-            if not 1 <= len(message.values_mmhg) <= MAX_SAMPLES:
-                return f"{len(message.values_mmhg)} samples; 1 to {MAX_SAMPLES} are allowed"
-            if not 0 < message.sample_period_ns <= 10_000_000_000:
-                return "the sample period must be positive and at most 10 s"
-            return None if _finite(message.values_mmhg) else "a pressure is not finite"
-        case FlowSample():
-            if not _finite((message.flow_ml_s, message.deviation_ml_s)):
-                return "the flow is not finite"
-            return None if message.deviation_ml_s >= 0 else "the deviation is negative"
-        case Trigger():
-            return None if message.kind else "the trigger has no kind"
-        case Heartbeat():
-            return None if message.device else "the device has no name"
-    return None
+    check = _CHECKS.get(type(message))
+    return None if check is None else check(message)
+
+
+def _touch_fault(touch: FiducialTouch) -> str | None:
+    if not touch.fiducial:
+        return "the fiducial has no name"
+    return None if _finite(touch.position) else "the position is not finite"
+
+
+def _flow_fault(flow: FlowSample) -> str | None:
+    if not _finite((flow.flow_ml_s, flow.deviation_ml_s)):
+        return "the flow is not finite"
+    return None if flow.deviation_ml_s >= 0 else "the deviation is negative"
+
+
+def _heartbeat_fault(beat: Heartbeat) -> str | None:
+    if len(beat.streams) > MAX_STREAMS:
+        return f"{len(beat.streams)} streams; {MAX_STREAMS} are allowed"
+    return None if beat.device else "the device has no name"
 
 
 def _pose_fault(pose: ToolPose) -> str | None:
@@ -254,8 +376,54 @@ def _pose_fault(pose: ToolPose) -> str | None:
     return None
 
 
+def _samples_fault(values: tuple[float, ...], period_ns: int) -> str | None:
+    if not 1 <= len(values) <= MAX_SAMPLES:
+        return f"{len(values)} samples; 1 to {MAX_SAMPLES} are allowed"
+    if not 0 < period_ns <= 10_000_000_000:
+        return "the sample period must be positive and at most 10 s"
+    return None if _finite(values) else "a sample is not finite"
+
+
+def _image_fault(image: ImageFrame) -> str | None:
+    if not (1 <= image.width <= MAX_IMAGE_SIDE and 1 <= image.height <= MAX_IMAGE_SIDE):
+        return f"an image of {image.width} x {image.height} pixels; 1 to {MAX_IMAGE_SIDE} a side are allowed"
+    if image.pixel_format not in PIXEL_FORMATS:
+        return f"the pixel format {image.pixel_format[:20]!r} is none of {', '.join(PIXEL_FORMATS)}"
+    if image.spacing_mm is not None and not (_finite(image.spacing_mm) and min(image.spacing_mm) > 0):
+        return "the spacing is not a pair of lengths"
+    depth = BYTES_PER_PIXEL.get(image.pixel_format)
+    if depth is None:
+        return None if image.data.startswith(b"\xff\xd8") else "the data is no JPEG"
+    expected = image.width * image.height * depth
+    return None if len(image.data) == expected else f"{len(image.data)} bytes of pixels where {expected} belong"
+
+
+def end_time_ns(message: Message) -> int:
+    """When a message was complete, by the source's clock: of samples, the time of the last one."""
+    if isinstance(message, PressureSamples):
+        return message.source_time_ns + message.sample_period_ns * (len(message.values_mmhg) - 1)
+    if isinstance(message, WaveformSamples):
+        return message.source_time_ns + message.sample_period_ns * (len(message.values) - 1)
+    return message.source_time_ns
+
+
 def _finite(values: tuple[float, ...]) -> bool:
-    return all(math.isfinite(value) for value in values)
+    # A sum is finite only if all its parts are; one that is not may have overflowed.
+    return math.isfinite(sum(values)) or all(math.isfinite(value) for value in values)
+
+
+_CHECKS: dict[type, Callable[[Any], str | None]] = {
+    ToolPose: _pose_fault,
+    FiducialTouch: _touch_fault,
+    PressureSamples: lambda samples: _samples_fault(samples.values_mmhg, samples.sample_period_ns),
+    WaveformSamples: lambda samples: _samples_fault(samples.values, samples.sample_period_ns),
+    FlowSample: _flow_fault,
+    VitalSign: lambda sign: None if math.isfinite(sign.value) else "the value is not finite",
+    ImageFrame: _image_fault,
+    Note: lambda note: None if len(note.text) <= MAX_TEXT else f"the text is longer than {MAX_TEXT} characters",
+    Trigger: lambda trigger: None if trigger.kind else "the trigger has no kind",
+    Heartbeat: _heartbeat_fault,
+}
 
 
 def message_schemas() -> dict[str, dict[str, Any]]:

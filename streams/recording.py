@@ -1,161 +1,215 @@
-"""Recording to MCAP, and reading it back, whole or cut off.
+"""Reading a recording back, whole, cut off or damaged, and checking that it is as it was written.
 
-Everything a session was given is kept in the order it was given: each event under its stream's name, with its number in
-the session as MCAP's sequence, the time of arrival as log time and the source's time as publish time. Frames that
-are no message are kept as they came in the channel ``session/raw``. The twin's states are in the channel ``twin``.
-A thread writes, so that a slow disk never delays the session; it closes a chunk at least every 50 ms, so that a killed
-process loses no more than that. Schemas are embedded and chunks carry checksums.
+The reader goes through the file from its beginning and needs no index, so a file that was never closed gives all that
+reached it. Checksums of chunks tell damage, the chain of hashes tells changes (`streams.hash_chain`).
 """
 
-import json
-import queue
-import threading
-import time
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from mcap.exceptions import McapError
-from mcap.records import Channel, Footer, Metadata
+import msgspec
+from mcap.data_stream import ReadDataStream
+from mcap.exceptions import EndOfFile, McapError
+from mcap.opcode import Opcode
+from mcap.records import Channel, Chunk, Footer, Header, McapRecord, Metadata, Schema
 from mcap.records import Message as McapMessage
-from mcap.stream_reader import CRCValidationError, StreamReader
-from mcap.writer import Writer
+from mcap.stream_reader import CRCValidationError, StreamReader, get_chunk_data_stream
 
 from streams.errors import InputError
-from streams.events import Event, Malformed, event_from_frame
-from streams.messages import message_schemas
+from streams.events import Event, event_from_frame
+from streams.hash_chain import ChainCheck, Seal, entry_digest
+from streams.recorder import (
+    CHAIN_CHANNEL,
+    END_METADATA,
+    KIND,
+    LATE,
+    METADATA,
+    RAW_CHANNEL,
+    STATE_CHANNEL,
+    SUPERSEDED,
+    entry_kind,
+)
 
-STATE_CHANNEL = "twin"
-RAW_CHANNEL = "session/raw"
-METADATA = "session"
-FLUSH_S = 0.05
-PROFILE = "surgical-twin"
+LARGEST_RECORD = 1 << 30
+"""A longer record is damage."""
 
-_QUEUE_LIMIT = 500_000
-"""Events waiting for a disk that does not keep up; beyond it the recording fails instead of the memory."""
+
+class _Stored(NamedTuple):
+    """A message as the file has it."""
+
+    channel_id: int
+    sequence: int
+    log_time: int
+    publish_time: int
+    data: bytes
+
+
+_RECORD = struct.Struct("<BQ")
+_MESSAGE = struct.Struct("<HIQQ")
+
+
+def _opened(records: Iterator[McapRecord]) -> Iterator[McapRecord | _Stored]:
+    """The records of a file with its chunks taken apart; checksums are compared."""
+    for record in records:
+        if not isinstance(record, Chunk):
+            yield (
+                record
+                if not isinstance(record, McapMessage)
+                else _Stored(record.channel_id, record.sequence, record.log_time, record.publish_time, record.data)
+            )
+            continue
+        content, length = get_chunk_data_stream(record, validate_crc=True)
+        data = content.read(length)
+        at = 0
+        while at < length:
+            opcode, size = _RECORD.unpack_from(data, at)
+            at += _RECORD.size
+            if at + size > length:
+                raise EndOfFile
+            if opcode == Opcode.MESSAGE:
+                channel, sequence, log_time, publish_time = _MESSAGE.unpack_from(data, at)
+                yield _Stored(channel, sequence, log_time, publish_time, data[at + _MESSAGE.size : at + size])
+            elif opcode == Opcode.SCHEMA:
+                yield Schema.read(ReadDataStream(BytesIO(data[at : at + size])))
+            elif opcode == Opcode.CHANNEL:
+                yield Channel.read(ReadDataStream(BytesIO(data[at : at + size])))
+            at += size
+
+
+_seal_decoder = msgspec.msgpack.Decoder(Seal)
 
 
 @dataclass(frozen=True)
-class _Entry:
-    channel: str
-    schema: str | None
-    data: bytes
-    log_time: int
-    publish_time: int
-    sequence: int
+class StateFrame:
+    """A state of the twin as it was published."""
+
+    number: int
+    time_ns: int
+    frame: bytes
 
 
-class Recorder:
-    """Writes a recording from a thread of its own.
+@dataclass
+class RecordingScan:
+    """One pass through a recording; what it found besides the entries is known when it has ended.
 
     Attributes:
-        failure: why the recording is not complete (disk full, say), or None. Never raised into the session.
+        metadata: what the session ran on.
+        closed: whether the recording was finished.
+        damage: where the file cannot be read any further, in words; empty where it can.
+        chain: how far the entries are as they were written.
+        chained: whether the file has a chain at all.
+        head: the chain's head as it was written on closing.
     """
 
-    def __init__(self, path: Path, *, metadata: Mapping[str, str]) -> None:
-        """Begin a recording.
+    path: Path
+    metadata: dict[str, str] = field(default_factory=dict)
+    closed: bool = False
+    damage: str = ""
+    chain: ChainCheck = field(default_factory=ChainCheck)
+    chained: bool = False
+    head: str | None = None
 
-        Args:
-            path: a new file.
-            metadata: what the session ran on: software, case, its hash.
+    def entries(self) -> Iterator[Event | StateFrame]:
+        """All events and states in the order they were written.
 
         Raises:
-            InputError: the file exists or cannot be made.
+            InputError: there is no such file, or it is no recording of a session.
         """
-        self.failure: str | None = None
-        self._states = 0
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: BinaryIO = path.open("xb")
-        except FileExistsError as error:
-            raise InputError(f"{path} exists, and a recording is never written over; name another file.") from error
+            with self.path.open("rb") as stream:
+                yield from self._entries(stream)
         except OSError as error:
-            raise InputError(f"{path} cannot be written ({error.strerror}); name another file.") from error
-        self._writer = Writer(self._file, chunk_size=256 * 1024)
-        self._writer.start(profile=PROFILE, library="surgical-twin")
-        self._writer.add_metadata(METADATA, dict(metadata))
-        self._schemas: dict[str | None, int] = {None: 0}
-        self._known_schemas = message_schemas()
-        self._channels: dict[tuple[str, str | None], int] = {}
-        self._queue: queue.Queue[_Entry | None] = queue.Queue(_QUEUE_LIMIT)
-        self._thread = threading.Thread(target=self._write, name="recorder", daemon=True)
-        self._thread.start()
+            raise InputError(f"{self.path} cannot be read ({error.strerror}); check the path.") from error
 
-    def record_event(self, event: Event) -> None:
-        """Keep an event; returns at once."""
-        message = event.message
-        if isinstance(message, Malformed) or message.stream in (STATE_CHANNEL, RAW_CHANNEL):
-            entry = _Entry(RAW_CHANNEL, None, event.frame, event.receive_time_ns, event.receive_time_ns, event.index)
-        else:
-            payload = event.frame.partition(b"\0")[2]
-            entry = _Entry(
-                message.stream,
-                type(message).__name__,
-                payload,
-                event.receive_time_ns,
-                message.source_time_ns,
-                event.index,
-            )
-        self._put(entry)
+    def _entries(self, stream: BinaryIO) -> Iterator[Event | StateFrame]:
+        channels: dict[int, tuple[Channel, str]] = {}
+        schemas: dict[int, str] = {}
+        found = False
+        records = StreamReader(stream, emit_chunks=True, validate_crcs=True, record_size_limit=LARGEST_RECORD).records
+        reader = _opened(records)
+        while True:
+            try:
+                record = next(reader)
+                if isinstance(record, _Stored):
+                    channel, kind = channels[record.channel_id]
+                    item = self._item(record, channel, kind)
+                else:
+                    item = None
+            except StopIteration:
+                break
+            except CRCValidationError as error:
+                self.damage = f"a checksum does not fit ({error})"
+                break
+            except Exception as error:  # at a cut the reader raises whatever its parser trips over
+                if isinstance(error, McapError) and not found and not self.metadata:
+                    raise InputError(
+                        f"{self.path} is no MCAP recording ({error}); give a file that live --record wrote."
+                    ) from error
+                self.damage = f"the file breaks off ({type(error).__name__})"
+                break
+            if isinstance(record, Metadata):
+                if record.name == METADATA:
+                    self.metadata = dict(record.metadata)
+                elif record.name == END_METADATA:
+                    self.head = record.metadata.get("head")
+            elif isinstance(record, Schema):
+                schemas[record.id] = record.name
+            elif isinstance(record, Channel):
+                channels[record.id] = (record, entry_kind(schemas.get(record.schema_id), record.metadata))
+            elif isinstance(record, Footer):
+                self.closed = True
+            elif isinstance(record, Header):
+                continue
+            if item is not None:
+                found = True
+                yield item
+        if self.chain.fault is None and self.chained and self.closed and not self.damage:
+            if self.chain.unsealed:
+                self.chain.fault = f"{self.chain.unsealed} entries after the last seal were added afterwards"
+                self.chain.fault_entry = self.chain.sealed
+            elif self.head is not None and self.head != self.chain.head.hex():
+                self.chain.fault = "the chain does not end as it did on closing: its end has been taken out"
+                self.chain.fault_entry = self.chain.sealed
+        if not self.metadata and not found:
+            raise InputError(f"{self.path} holds no recorded session; give a file that live --record wrote.")
 
-    def record_state(self, frame: bytes, time_ns: int) -> None:
-        """Keep a state of the twin, as the frame that was published."""
-        payload = frame.partition(b"\0")[2]
-        self._put(_Entry(STATE_CHANNEL, "TwinState", payload, time_ns, time_ns, self._states))
-        self._states += 1
-
-    def close(self) -> None:
-        """Write what is left and finish the file."""
-        self._queue.put(None)
-        self._thread.join()
-
-    def _put(self, entry: _Entry) -> None:
-        if self.failure is not None:
-            return
-        try:
-            self._queue.put_nowait(entry)
-        except queue.Full:
-            self.failure = "the disk did not keep up, and events had to be dropped"
-
-    def _write(self) -> None:
-        try:
-            flushed = time.monotonic()
-            while True:
-                try:
-                    entry = self._queue.get(timeout=FLUSH_S)
-                    if entry is None:
-                        break
-                    self._add(entry)
-                except queue.Empty:
-                    pass
-                if time.monotonic() - flushed >= FLUSH_S:
-                    self._writer.flush()
-                    self._file.flush()
-                    flushed = time.monotonic()
-            self._writer.finish()
-            self._file.close()
-        except OSError as error:
-            self.failure = f"writing failed ({error.strerror or error})"
-            # Keep taking entries, so that closing does not wait for a thread that has ended.
-            while self._queue.get() is not None:
-                pass
-
-    def _add(self, entry: _Entry) -> None:
-        key = (entry.channel, entry.schema)
-        if key not in self._channels:
-            if entry.schema not in self._schemas:
-                schema = json.dumps(self._known_schemas[entry.schema or ""]).encode()
-                self._schemas[entry.schema] = self._writer.register_schema(entry.schema or "", "jsonschema", schema)
-            encoding = "msgpack" if entry.schema else ""
-            self._channels[key] = self._writer.register_channel(entry.channel, encoding, self._schemas[entry.schema])
-        self._writer.add_message(
-            self._channels[key],
-            log_time=entry.log_time,
-            data=entry.data,
-            publish_time=entry.publish_time,
-            sequence=entry.sequence,
+    def _item(self, record: _Stored, channel: Channel, kind: str) -> Event | StateFrame | None:
+        topic = channel.topic
+        if topic == CHAIN_CHANNEL:
+            self.chained = True
+            self.chain.take(_seal_decoder.decode(record.data))
+            return None
+        self.chain.add(
+            entry_digest(
+                topic,
+                kind,
+                record.data,
+                log_time=record.log_time,
+                publish_time=record.publish_time,
+                sequence=record.sequence,
+            ),
+            f"{'state' if topic == STATE_CHANNEL else 'event'} {record.sequence} ({topic})",
         )
+        if topic == STATE_CHANNEL:
+            return StateFrame(record.sequence, record.log_time, topic.encode() + b"\0" + record.data)
+        if topic == RAW_CHANNEL:
+            return event_from_frame(
+                record.sequence, record.log_time, record.data, kind=channel.metadata.get(KIND) or None
+            )
+        event = event_from_frame(
+            record.sequence,
+            record.log_time,
+            topic.encode() + b"\0" + record.data,
+            source_time_ns=record.publish_time,
+        )
+        late, superseded = LATE in channel.metadata, SUPERSEDED in channel.metadata
+        if not (late or superseded):
+            return event
+        return Event(event.index, event.receive_time_ns, event.frame, event.message, late, superseded)
 
 
 @dataclass(frozen=True)
@@ -170,6 +224,10 @@ class Recording:
     truncated: bool
     notes: tuple[str, ...] = field(default=())
     """what was wrong with the file, one sentence each"""
+    chain: ChainCheck = field(default_factory=ChainCheck)
+    head: str | None = None
+    """the last head of the chain of hashes, where the recording was closed"""
+    chained: bool = False
 
 
 def read_recording(path: Path) -> Recording:
@@ -178,55 +236,32 @@ def read_recording(path: Path) -> Recording:
     Raises:
         InputError: there is no such file, or it is no recording of a session.
     """
-    try:
-        with path.open("rb") as stream:
-            return _read(path, stream)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-
-
-def _read(path: Path, stream: BinaryIO) -> Recording:
-    metadata: dict[str, str] = {}
-    channels: dict[int, Channel] = {}
+    scan = RecordingScan(path)
     events: dict[int, Event] = {}
     states: list[bytes] = []
-    closed, damage = False, ""
-    try:
-        for record in StreamReader(stream, validate_crcs=True).records:
-            if isinstance(record, Metadata) and record.name == METADATA:
-                metadata = dict(record.metadata)
-            elif isinstance(record, Channel):
-                channels[record.id] = record
-            elif isinstance(record, McapMessage):
-                _take(record, channels[record.channel_id].topic, events, states)
-            elif isinstance(record, Footer):
-                closed = True
-    except CRCValidationError as error:
-        damage = f"a checksum does not fit ({error})"
-    except Exception as error:  # at a cut the reader raises whatever its parser trips over
-        if isinstance(error, McapError) and not events and not metadata:
-            raise InputError(f"{path} is no MCAP recording ({error}); give a file that live --record wrote.") from error
-        damage = f"the file breaks off ({type(error).__name__})"
-    if not metadata and not events:
-        raise InputError(f"{path} holds no recorded session; give a file that live --record wrote.")
+    for item in scan.entries():
+        if isinstance(item, StateFrame):
+            states.append(item.frame)
+        else:
+            events[item.index] = item
     ordered = [events[index] for index in sorted(events)]
     notes = []
-    if not closed or damage:
+    if not scan.closed or scan.damage:
         span = (ordered[-1].receive_time_ns - ordered[0].receive_time_ns) * 1e-9 if ordered else 0.0
         notes.append(
-            f"{damage or 'it was never closed'}; {len(ordered)} events over {span:.1f} s and {len(states)} twin "
-            f"states were "
-            "saved."
+            f"{scan.damage or 'it was never closed'}; {len(ordered)} events over {span:.1f} s and {len(states)} twin "
+            f"states were saved."
         )
     missing = (ordered[-1].index + 1 - len(ordered)) if ordered else 0
     if missing:
         notes.append(f"{missing} events are missing from it.")
-    return Recording(metadata, ordered, states, truncated=bool(notes), notes=tuple(notes))
-
-
-def _take(record: McapMessage, channel: str, events: dict[int, Event], states: list[bytes]) -> None:
-    if channel == STATE_CHANNEL:
-        states.append(channel.encode() + b"\0" + record.data)
-        return
-    frame = record.data if channel == RAW_CHANNEL else channel.encode() + b"\0" + record.data
-    events[record.sequence] = event_from_frame(record.sequence, record.log_time, frame)
+    return Recording(
+        scan.metadata,
+        ordered,
+        states,
+        truncated=bool(notes),
+        notes=tuple(notes),
+        chain=scan.chain,
+        head=scan.head,
+        chained=scan.chained,
+    )

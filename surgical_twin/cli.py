@@ -11,7 +11,7 @@ from meshes.errors import InputError as MeshesInputError
 from registration.errors import InputError as RegistrationInputError
 from streams.errors import InputError as StreamsInputError
 from surgical_twin import __version__
-from surgical_twin.commands import display, flow, planning, prediction, procedure, scoring
+from surgical_twin.commands import display, flow, planning, prediction, procedure, scoring, streams
 from surgical_twin.commands.console import err, out
 from surgical_twin.errors import InputError
 from viewer.errors import InputError as ViewerInputError
@@ -38,11 +38,19 @@ for command in (
     procedure.live,
     procedure.replay,
     scoring.score,
+    streams.record,
+    streams.cut,
+    streams.anonymize,
+    streams.play,
+    streams.bridge,
+    streams.audit,
+    streams.keys,
     display.view,
     display.export,
     procedure.demo,
 ):
     app.command()(command)
+app.command("import")(streams.import_files)
 
 
 def main() -> None:

@@ -1,49 +1,84 @@
 """The live twin: devices in, twin states out, everything recorded; all thinking is the session's.
 
 A thread reads the socket and stamps each frame as it arrives, so that a busy session shows up as latency and
-not as a late stamp. The loop turns frames and its own clock's ticks into numbered events, hands each to the
-recorder, and then to the session. Nothing raises out of it: a bad frame is an event like any other.
+not as a late stamp. The loop puts frames into the order in which they were measured (`streams.intake`), numbers them
+and its own clock's ticks as events, hands each to the recorder, and then to the session. Nothing raises out of
+it: a bad frame is an event like any other.
 """
 
 import gc
-import queue
+import logging
 import sys
-import threading
 import time
+from collections import Counter, deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from streams.events import Event, event_from_frame
-from streams.messages import Message, SessionStart, Tick, TwinState
-from streams.recording import Recorder
-from streams.sockets import Publisher, Subscriber
+from streams import audit
+from streams.command_channel import (
+    AddNote,
+    Caller,
+    ClockTime,
+    CommandServer,
+    EndProcedure,
+    Landmarks,
+    NotAvailable,
+    Request,
+    StateAt,
+    StateNow,
+    Streams,
+    WhatIf,
+)
+from streams.errors import InputError
+from streams.events import Event, Malformed, event_from_frame
+from streams.inbox import Inbox
+from streams.intake import Intake
+from streams.latency import LatencyHistogram
+from streams.messages import Message, Note, ProcedureEnd, SessionStart, Tick, TwinState, decode
+from streams.recorder import Recorder
+from streams.roles import STATES
+from streams.security import Refusal, ServerSecurity
+from streams.session_clock import now_ns
+from streams.sockets import Publisher, Subscriber, is_local
+from streams.standalone import Receiver
 from streams.wire import pack
 from surgical_twin import __version__
 from surgical_twin.session import Session
 from surgical_twin.session_model import SessionModel
 from surgical_twin.session_state import SessionState
 
+log = logging.getLogger(__name__)
+
 TICK_NS = 10_000_000
 """Period of the published states: 100 Hz."""
 
+AUDIT_LOG = "audit.jsonl"
+"""In the case's folder."""
+
 CLOCK_STREAM = "session/clock"
 START_STREAM = "session/start"
+COMMAND_STREAM = "session/command"
 
 AFTER_END_NS = 300_000_000
 """How long the loop goes on after the procedure's end was announced."""
 
+STATES_WAITING = 500
+"""States kept for a viewer that does not keep up: 5 s. Each is complete in itself, so what it misses is no harm."""
+
+STATES_REMEMBERED = 3000
+"""For questions about a time: the last 30 s."""
+
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where the twin listens for devices and where it publishes its states."""
+    """Where the twin listens for devices, where it publishes its states, and where it takes commands."""
 
     devices: str = "tcp://127.0.0.1:5590"
     states: str = "tcp://127.0.0.1:5591"
+    commands: str | None = None
+    """None where it takes none"""
 
 
 @dataclass
@@ -53,38 +88,57 @@ class LiveReport:
     events: int = 0
     states: int = 0
     counters: dict[str, int] = field(default_factory=dict)
-    latency_ns: list[int] = field(default_factory=list)
+    latency: LatencyHistogram = field(default_factory=LatencyHistogram)
     """Per device message: from its arrival at the socket to the first published state that had taken it."""
-    step_ns: list[int] = field(default_factory=list)
+    step: LatencyHistogram = field(default_factory=LatencyHistogram)
     """Per event: time in the session."""
     recording_failure: str | None = None
-
-    def latency_ms(self, percentile: float) -> float | None:
-        """A percentile of the latency, or None where no message came."""
-        if not self.latency_ns:
-            return None
-        return float(np.percentile(self.latency_ns, percentile)) / 1e6
+    recording_head: str | None = None
+    """the last head of the recording's chain of hashes"""
+    refused_clients: dict[str, int] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """The report in plain numbers."""
-        steps = np.array(self.step_ns or [0]) / 1e6
         return {
             "events": self.events,
             "states": self.states,
-            "latency_median_ms": self.latency_ms(50),
-            "latency_p99_ms": self.latency_ms(99),
-            "latency_max_ms": self.latency_ms(100),
-            "session_step_median_ms": float(np.median(steps)),
-            "session_step_p99_ms": float(np.percentile(steps, 99)),
+            "latency_median_ms": self.latency.percentile_ms(50),
+            "latency_p99_ms": self.latency.percentile_ms(99),
+            "latency_max_ms": self.latency.percentile_ms(100),
+            "session_step_median_ms": self.step.percentile_ms(50),
+            "session_step_p99_ms": self.step.percentile_ms(99),
             "counters": self.counters,
+            "refused_clients": self.refused_clients,
+            "recording_head": self.recording_head,
         }
 
 
 class LiveLoop:
     """One live session on a case."""
 
-    def __init__(self, model: SessionModel, *, seed: int, endpoints: Endpoints, record: Path | None, case: str) -> None:
+    def __init__(
+        self,
+        model: SessionModel,
+        *,
+        seed: int,
+        endpoints: Endpoints,
+        record: Path | None,
+        case: str,
+        security: ServerSecurity | None = None,
+        insecure: bool = False,
+        audit_log: Path | None = None,
+    ) -> None:
         """Bind the sockets and open the recording.
+
+        Args:
+            model: the case.
+            seed: draws the filter's ensemble.
+            endpoints: where to listen and publish.
+            record: a new file, or None.
+            case: the case's folder, for the recording.
+            security: keys; None for plain text.
+            insecure: plain text beyond this machine is wanted.
+            audit_log: where to say what was done.
 
         Raises:
             InputError: a port is in use, or the recording cannot be written.
@@ -92,27 +146,63 @@ class LiveLoop:
         self.session = Session(model)
         self.seed = seed
         self.report = LiveReport()
-        self._subscriber = Subscriber(endpoints.devices, bind=True)
+        self._security, self._audit_log = security, audit_log
+        used = [endpoints.devices, endpoints.states, *([endpoints.commands] if endpoints.commands else [])]
+        plain = security is None and not all(is_local(endpoint) for endpoint in used)
+        if plain and insecure:
+            log.warning("plain text beyond this machine, as asked for: anyone on the network may read and forge it")
+        self._intake = Intake(
+            allowed=None if security is None else security.gatekeeper.allowed,
+            standing_flags=("insecure_plain_text",) if plain else (),
+        )
+        self._inbox = Inbox()
+        opened: list[Any] = []
         try:
-            self._publisher = Publisher(endpoints.states, bind=True)
-            try:
-                metadata = {"software": __version__, "case": case, "case_hash": model.case_hash, "seed": str(seed)}
-                self._recorder = None if record is None else Recorder(record, metadata=metadata)
-            except BaseException:
-                self._publisher.close()
-                raise
+            self._subscriber = Subscriber(endpoints.devices, bind=True, insecure=insecure, security=security)
+            opened.append(self._subscriber)
+            self._publisher = Publisher(
+                endpoints.states,
+                bind=True,
+                insecure=insecure,
+                security=security,
+                domain=STATES,
+                most_waiting=STATES_WAITING,
+                keep_last=True,
+            )
+            opened.append(self._publisher)
+            self._commands = (
+                None
+                if endpoints.commands is None
+                else CommandServer(endpoints.commands, insecure=insecure, security=security)
+            )
+            if self._commands is not None:
+                opened.append(self._commands)
+            metadata = {"software": __version__, "case": case, "case_hash": model.case_hash, "seed": str(seed)}
+            self._recorder = None if record is None else Recorder(record, metadata=metadata)
         except BaseException:
-            self._subscriber.close()
+            for item in opened:
+                item.close()
             raise
-        self._frames: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
-        self._stop = threading.Event()
+        self._receiver = Receiver(self._subscriber, self._inbox)
+        if security is not None:
+            security.gatekeeper.on_refusal = self._refused
+        self._stopped = False
         self._state = SessionState()
-        self._index = 0
+        self._index = self._said = 0
         self._waiting: list[int] = []
+        self._remembered: deque[tuple[int, bytes]] = deque(maxlen=STATES_REMEMBERED)
+        self._audit(
+            "live session begun",
+            case_hash=model.case_hash,
+            seed=seed,
+            recording=str(record) if record else None,
+            devices=endpoints.devices,
+            secured="CURVE" if security is not None else "plain text",
+        )
 
     def stop(self) -> None:
         """End the loop from another thread or a signal handler."""
-        self._stop.set()
+        self._stopped = True
 
     def run(self, watch: Callable[[TwinState], None] | None = None) -> LiveReport:
         """Run until the procedure ends or `stop` is called.
@@ -120,7 +210,6 @@ class LiveLoop:
         Args:
             watch: called with every tenth published state, for a display on the terminal.
         """
-        receiver = threading.Thread(target=self._receive, name="receiver", daemon=True)
         # The loop computes in short bursts; without this the receiving thread would wait for the interpreter
         # up to 5 ms before it could stamp a frame.
         sys.setswitchinterval(0.0005)
@@ -129,7 +218,7 @@ class LiveLoop:
                 SessionStart(
                     stream=START_STREAM,
                     sequence=0,
-                    source_time_ns=time.time_ns(),
+                    source_time_ns=now_ns(),
                     case_hash=self.session.model.case_hash,
                     seed=self.seed,
                     settings={},
@@ -138,35 +227,38 @@ class LiveLoop:
             # What exists now lives as long as the session: collecting it again and again would only stall it.
             gc.collect()
             gc.freeze()
-            receiver.start()
+            self._receiver.start()
             self._loop(watch)
         finally:
-            self._stop.set()
-            if receiver.ident is not None:
-                receiver.join(timeout=2.0)
-            self._drain()
+            self._receiver.stop()
+            self._receive(0.0)
+            for event in self._intake.flush():
+                self._take_device(event)
             self._close()
             gc.unfreeze()
         return self.report
 
-    def _receive(self) -> None:
-        while not self._stop.is_set():
-            for item in self._subscriber.receive(timeout_ms=50):
-                self._frames.put(item)
-
     def _loop(self, watch: Callable[[TwinState], None] | None) -> None:
         tick, next_tick = 0, time.monotonic_ns()
         ended_ns: int | None = None
-        while not self._stop.is_set():
-            wait_s = (next_tick - time.monotonic_ns()) / 1e9
-            if wait_s > 0:
-                with suppress(queue.Empty):
-                    self._take_frame(*self._frames.get(timeout=wait_s))
+        while not self._stopped:
+            wait_ns = next_tick - time.monotonic_ns()
+            if wait_ns > 0:
+                due = self._intake.orderer.due_ns()
+                if due is not None:
+                    wait_ns = min(wait_ns, max(due - now_ns(), 0))
+                self._receive(wait_ns / 1e9)
+                self._release(now_ns())
                 continue
             # All that has arrived goes before the tick, so that a state is never older than it must be.
-            self._drain()
-            now = time.time_ns()
+            self._receive(0.0)
+            now = now_ns()
+            self._release(now)
+            self._report(now)
+            if self._commands is not None:
+                self._commands.serve(self._answer)
             states = self._take_own(Tick(stream=CLOCK_STREAM, sequence=tick, source_time_ns=now), receive_time_ns=now)
+            self._publisher.greet()
             for state in states:
                 if watch is not None and tick % 10 == 0:
                     watch(state)
@@ -178,16 +270,39 @@ class LiveLoop:
                 if now - ended_ns > AFTER_END_NS:
                     return
 
-    def _drain(self) -> None:
-        while True:
-            try:
-                self._take_frame(*self._frames.get_nowait())
-            except queue.Empty:
-                return
+    def _receive(self, wait_s: float) -> None:
+        """Take what waits in the inbox, waiting for the first at most this long."""
+        for frame, superseded in self._inbox.take(wait_s):
+            event = self._intake.take(frame, superseded=superseded)
+            if event is not None:
+                self._take_device(event)
 
-    def _take_frame(self, receive_time_ns: int, frame: bytes) -> None:
-        self._take(event_from_frame(self._index, receive_time_ns, frame))
-        self._waiting.append(receive_time_ns)
+    def _release(self, now_ns: int) -> None:
+        for event in self._intake.release(now_ns):
+            self._take_device(event)
+
+    def _report(self, now_ns: int) -> None:
+        """Tell the session what the intake has noticed."""
+        flags = ("recording_failed",) if self._recorder is not None and self._recorder.failure is not None else ()
+        counts = Counter(self._inbox.counts)
+        counts["refused_clients"] = self._refused_clients()
+        report = self._intake.report(now_ns, flags=flags, counts=counts)
+        if report is not None:
+            self._take_own(report, receive_time_ns=now_ns)
+
+    def _refused_clients(self) -> int:
+        monitors = [self._subscriber.monitor, self._publisher.monitor]
+        if self._commands is not None:
+            monitors.append(self._commands.monitor)
+        for monitor in monitors:
+            monitor.look()
+        return sum(monitor.refused for monitor in monitors)
+
+    def _take_device(self, event: Event) -> None:
+        if not isinstance(event.message, Malformed):
+            self._inbox.learn(event.message.stream, type(event.message))
+        self._take(event.numbered(self._index))
+        self._waiting.append(event.receive_time_ns)
 
     def _take_own(self, message: Message, receive_time_ns: int | None = None) -> tuple[TwinState, ...]:
         received = message.source_time_ns if receive_time_ns is None else receive_time_ns
@@ -201,21 +316,98 @@ class LiveLoop:
             self._recorder.record_event(event)
         begin = time.perf_counter_ns()
         self._state, states = self.session.step(self._state, event)
-        self.report.step_ns.append(time.perf_counter_ns() - begin)
+        self.report.step.add(time.perf_counter_ns() - begin)
         for state in states:
             frame = self._publisher.send(state)
-            published = time.time_ns()
-            self.report.latency_ns += [published - received for received in self._waiting]
+            published = now_ns()
+            for received in self._waiting:
+                self.report.latency.add(published - received)
             self._waiting.clear()
             self.report.states += 1
+            self._remembered.append((state.source_time_ns, frame))
             if self._recorder is not None:
                 self._recorder.record_state(frame, state.source_time_ns)
         return states
 
+    def _answer(self, request: Request, caller: Caller) -> Any:
+        """The result of a request; what changes the session becomes one of its events."""
+        match request:
+            case ClockTime():
+                return now_ns()
+            case StateNow() | StateAt():
+                time_ns = request.time_ns if isinstance(request, StateAt) else now_ns()
+                found = next((frame for at, frame in reversed(self._remembered) if at <= time_ns), None)
+                if found is None:
+                    raise NotAvailable("there is no state of that time, or it is too long ago to be remembered")
+                return decode(found.partition(b"\0")[2])
+            case Landmarks():
+                return {
+                    "image": {name: point.tolist() for name, point in self.session.model.fiducials.items()},
+                    "touched": dict(self._state.touches),
+                }
+            case Streams():
+                silent = self._intake.liveness.silent(now_ns())
+                return {
+                    name: {
+                        "offset_ns": clock.offset_ns,
+                        "drift_ppm": clock.drift_ppm,
+                        "trusted": clock.trusted,
+                        "silent": name in silent,
+                    }
+                    for name, clock in self._intake.clocks.items()
+                }
+            case WhatIf():
+                raise NotAvailable("what-if questions are not available: the model does not offer them yet")
+            case AddNote():
+                self._command(Note, caller, source=caller.name or "command", text=request.text)
+            case EndProcedure():
+                self._command(ProcedureEnd, caller, reason=request.reason or "ended by command")
+        return None
+
+    def _command(self, kind: type[Note] | type[ProcedureEnd], caller: Caller, **fields: str) -> None:
+        message = kind(stream=COMMAND_STREAM, sequence=self._said, source_time_ns=now_ns(), **fields)
+        self._said += 1
+        self._take_own(message)
+        self._audit(kind.__name__, who=caller.name or None, **fields)
+
+    def _refused(self, refusal: Refusal) -> None:
+        self._audit(
+            "client refused", client=refusal.client, address=refusal.address, domain=refusal.domain, why=refusal.reason
+        )
+
+    def _audit(self, what: str, **details: Any) -> None:
+        if self._audit_log is None:
+            return
+        try:
+            audit.note(self._audit_log, what, **details)
+        except InputError:
+            # The session goes on: an audit log on a full disk must not end a procedure.
+            log.exception("the audit log cannot be written")
+
     def _close(self) -> None:
-        self.report.counters = {**self._state.counters, **self._state.watch.totals()}
+        intake = self._state.intake
+        self.report.counters = {
+            **self._state.counters,
+            **self._state.watch.totals(),
+            **(intake.counters if intake is not None else {}),
+        }
+        refused = self._refused_clients()
+        if self._security is not None:
+            self.report.refused_clients = dict(self._security.gatekeeper.refused)
+        elif refused:
+            self.report.refused_clients = {"handshake failed": refused}
         self._subscriber.close()
         self._publisher.close()
+        if self._commands is not None:
+            self._commands.close()
         if self._recorder is not None:
             self._recorder.close()
             self.report.recording_failure = self._recorder.failure
+            self.report.recording_head = self._recorder.head
+        self._audit(
+            "live session ended",
+            events=self.report.events,
+            states=self.report.states,
+            recording_head=self.report.recording_head,
+            recording_failure=self.report.recording_failure,
+        )

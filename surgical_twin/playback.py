@@ -5,12 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from streams.devices import merge
-from streams.messages import Heartbeat, Message, ProcedureEnd
+from streams.messages import ENDED, Heartbeat, ProcedureEnd, TwinState
 from streams.playback import play
-from streams.sockets import Publisher
+from streams.security import ClientSecurity
+from streams.sockets import Publisher, Subscriber
+from streams.wire import unpack
 from surgical_twin.errors import InputError
 from surgical_twin.simulate import SimulatedProcedure
-from viewer.listener import StateListener
+
+SIMULATOR = "simulator"
+"""The name of the simulator as a client with a key."""
 
 ANNOUNCE_STREAM = "simulator/heartbeat"
 ANNOUNCE_S = 0.1
@@ -33,6 +37,8 @@ def play_procedure(
     *,
     wait_s: float,
     say: Callable[[float], None],
+    security: ClientSecurity | None = None,
+    insecure: bool = False,
 ) -> PlaybackReport:
     """Publish a procedure to a running twin in real time.
 
@@ -42,9 +48,13 @@ def play_procedure(
     Raises:
         InputError: no twin answered in time.
     """
-    publisher = Publisher(devices_endpoint, bind=False)
+    publisher = Publisher(devices_endpoint, bind=False, security=security, insecure=insecure)
     try:
-        announced = _wait_for_twin(publisher, states_endpoint, wait_s)
+        listener = Subscriber(states_endpoint, bind=False, topics=("twin",), security=security, insecure=insecure)
+        try:
+            announced = _wait_for_twin(publisher, listener, states_endpoint, wait_s)
+        finally:
+            listener.close()
         epoch_ns = time.time_ns() + 100_000_000
         procedure.record(epoch_ns)
         messages = merge(procedure.devices(), epoch_ns=epoch_ns)
@@ -65,30 +75,33 @@ def play_procedure(
         publisher.close()
 
 
-def _wait_for_twin(publisher: Publisher, endpoint: str, wait_s: float) -> int:
+def _wait_for_twin(publisher: Publisher, listener: Subscriber, endpoint: str, wait_s: float) -> int:
     """Announce ourselves until the twin's state names our stream; returns how often we did."""
-    listener = StateListener(endpoint)
     deadline = time.monotonic() + wait_s
     sequence = 0
-    try:
-        while time.monotonic() < deadline:
-            message: Message = Heartbeat(
-                stream=ANNOUNCE_STREAM,
-                sequence=sequence,
-                source_time_ns=time.time_ns(),
-                device="simulator",
-                status="ready",
+
+    def announce(status: str) -> None:
+        now = time.time_ns()
+        publisher.send(
+            Heartbeat(stream=ANNOUNCE_STREAM, sequence=sequence, source_time_ns=now, device=SIMULATOR, status=status)
+        )
+
+    while time.monotonic() < deadline:
+        announce("ready")
+        sequence += 1
+        time.sleep(ANNOUNCE_S)
+        for _, frame in listener.receive()[-1:]:
+            state = unpack(frame)
+            if isinstance(state, TwinState) and ANNOUNCE_STREAM in state.age_ns:
+                announce(ENDED)  # from here on the devices speak for themselves
+                return sequence + 1
+        refused = publisher.refused() or listener.refused()
+        if refused is not None:
+            raise InputError(
+                f"The twin at {endpoint} refuses the simulator: {refused}; give --keys a folder with the key of "
+                f"a client named {SIMULATOR} that may publish and watch."
             )
-            publisher.send(message)
-            sequence += 1
-            time.sleep(ANNOUNCE_S)
-            state = listener.poll()
-            if state is not None and ANNOUNCE_STREAM in state.age_ns:
-                return sequence
-    finally:
-        listener.close()
     raise InputError(
         f"No twin answered on {endpoint} within {wait_s:g} s; start surgical-twin live on the case first, or in "
-        f"another "
-        "terminal."
+        f"another terminal."
     )

@@ -33,33 +33,98 @@ class TruthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Length of the 3D run; its last beat is the truth."""
 
 
-class TrackerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The tracker, its noise per axis (one standard deviation), and its losses."""
+class DropoutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a device says nothing for a while."""
 
+    every: str | None = None
+    """Mean time between two dropouts at random."""
+    lasts: str = "0.5 s"
+    """Mean time that one lasts."""
+    above: str | None = None
+    below: str | None = None
+    """Beyond these values a message goes missing with the probability ``share``: pressure, or flow."""
+    share: float = 1.0
+    hidden: bool = False
+    """It says nothing while the catheter cannot be seen, instead of saying so."""
+
+
+class LinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What happens between a device and the twin."""
+
+    latency: str = "0 ms"
+    jitter: str = "0 ms"
+    """Mean of the delay beyond the latency; what it reorders arrives out of order."""
+    loss: float = 0.0
+    """Share of messages lost on the way."""
+    duplication: float = 0.0
+    """Share that comes twice."""
+    clock_offset: str = "0 ms"
+    """How far ahead the device's clock is at the beginning."""
+    clock_drift_ppm: float = 0.0
+    """How much faster than true it runs."""
+    synchronized: bool | None = None
+    """Whether the device says that its clock is kept right; it does where the clock is, if not given."""
+    dropout: DropoutSettings = DropoutSettings()
+
+
+class TrackerSettings(LinkSettings, frozen=True, forbid_unknown_fields=True):
+    """The tracker, its noise per axis (one standard deviation), and its errors."""
+
+    loss: float = 0.002
     rate: str = "60 Hz"
     position_noise: str = "0.15 mm"
     rotation_noise: str = "0.2 deg"
     touch_noise: str = "0.3 mm"
     """Error of touching a fiducial with the pointer, per axis."""
+    occlusions: tuple[tuple[str, str], ...] = ()
+    """Begin and end of each time that something stands before the catheter."""
+    most_tilt: str = "180 deg"
+    """The catheter is seen while its side is turned to the tracker by less than this."""
+    distortion: str = "0 mm"
+    """Displacement by metal in an electromagnetic tracker's field, root mean square."""
+    distortion_length: str = "150 mm"
+    distortion_rotation: str = "0 deg"
+    drift: str = "0 mm/min"
+    """Of the sensor."""
+
+
+class PressureSettings(LinkSettings, frozen=True, forbid_unknown_fields=True):
+    """The catheter's pressure transducer and its line."""
+
     loss: float = 0.002
-    """Share of messages lost on the way."""
-
-
-class PressureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The catheter's pressure transducer."""
-
     rate: str = "250 Hz"
     noise: str = "2 mmHg"
     samples_per_message: int = 5
-    loss: float = 0.002
+    height: str = "0 cm"
+    """Of the transducer above the tip."""
+    natural_frequency: str | None = None
+    """Of the fluid-filled line; none for a manometer at the tip."""
+    damping: float = 0.3
+    whip: str = "0 mmHg"
+    zero_drift: str = "0 mmHg/hour"
+    lowest: str = "-1000 mmHg"
+    highest: str = "1000 mmHg"
 
 
-class FlowProbeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FlowProbeSettings(LinkSettings, frozen=True, forbid_unknown_fields=True):
     """The ultrasound flow probe on the inlet."""
 
     rate: str = "20 Hz"
     noise: float = 0.08
     """Relative to the flow, one standard deviation."""
+
+
+class Intervention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Something that a person does, or that happens to the line."""
+
+    at: str
+    kind: str
+    """flush, zero (both for as long as ``lasts``); bubble, damp, free (the line from then on); note"""
+    lasts: str = "1 s"
+    text: str = ""
+
+
+INTERVENTIONS = ("flush", "zero", "bubble", "damp", "free", "note")
 
 
 class CatheterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,6 +137,8 @@ class CatheterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long the tip rests at the inlet before it advances."""
     dwell: str = "4 s"
     """How long it rests at the far end before the pull-back."""
+    path: tuple[tuple[str, float], ...] = ()
+    """Instead of these: times, and where along the way the tip is then, from 0 to 1."""
 
 
 class ProcedureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,6 +149,7 @@ class ProcedureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     pressure: PressureSettings = PressureSettings()
     flow: FlowProbeSettings = FlowProbeSettings()
     catheter: CatheterSettings = CatheterSettings()
+    intervention: tuple[Intervention, ...] = ()
 
 
 def read_procedure(path: Path | None) -> ProcedureSettings:
@@ -96,10 +164,37 @@ def read_procedure(path: Path | None) -> ProcedureSettings:
         ("pressure.rate", settings.pressure.rate, "1/s"),
         ("flow.rate", settings.flow.rate, "1/s"),
         ("catheter.speed", settings.catheter.speed, "mm/s"),
+        ("tracker.distortion_length", settings.tracker.distortion_length, "mm"),
     ):
         if read_quantity(value, unit, name=name) <= 0:
             raise InputError(f'{name} = "{value}" is not positive; write a positive quantity in {unit}.')
+    for name, link in (("tracker", settings.tracker), ("pressure", settings.pressure), ("flow", settings.flow)):
+        _check_link(name, link)
+    if settings.pressure.damping <= 0:
+        raise InputError(f"pressure.damping = {settings.pressure.damping} is not positive; 0.3 is a usual one.")
+    for number, intervention in enumerate(settings.intervention):
+        if intervention.kind not in INTERVENTIONS:
+            raise InputError(f'intervention.kind = "{intervention.kind}" is none of {", ".join(INTERVENTIONS)}.')
+        for name, value in (("at", intervention.at), ("lasts", intervention.lasts)):
+            if read_quantity(value, "s", name=f"intervention.{name}") < 0:
+                raise InputError(f'intervention.{name} = "{value}" (number {number + 1}) is negative.')
     return settings
+
+
+def _check_link(name: str, link: LinkSettings) -> None:
+    for field, share in (("loss", link.loss), ("duplication", link.duplication), ("dropout.share", link.dropout.share)):
+        if not 0 <= share <= 1:
+            raise InputError(f"{name}.{field} = {share} is no share; write a number from 0 to 1.")
+    for field, value in (
+        ("latency", link.latency),
+        ("jitter", link.jitter),
+        ("dropout.lasts", link.dropout.lasts),
+        ("dropout.every", link.dropout.every),
+    ):
+        if value is not None and read_quantity(value, "s", name=f"{name}.{field}") < 0:
+            raise InputError(f'{name}.{field} = "{value}" is negative.')
+    if abs(link.clock_drift_ppm) > 10_000:
+        raise InputError(f"{name}.clock_drift_ppm = {link.clock_drift_ppm} is no clock's drift; 100 is a bad one.")
 
 
 @dataclass(frozen=True)
@@ -133,6 +228,8 @@ def plan_motion(path_length: float, fiducial_count: int, settings: CatheterSetti
         fiducial_count: how many fiducials are touched first.
         settings: speeds and rests.
     """
+    if settings.path:
+        return _motion_along(path_length, settings.path)
     speed = read_quantity(settings.speed, "mm/s", name="catheter.speed")
     settle = read_quantity(settings.settle, "s", name="catheter.settle")
     dwell = read_quantity(settings.dwell, "s", name="catheter.dwell")
@@ -141,3 +238,13 @@ def plan_motion(path_length: float, fiducial_count: int, settings: CatheterSetti
     times = np.cumsum([0.0, start, travel, dwell, travel, 2.0])
     distances = np.array([0.0, 0.0, path_length, path_length, 0.0, 0.0])
     return Motion(times=times, distances=distances)
+
+
+def _motion_along(path_length: float, path: tuple[tuple[str, float], ...]) -> Motion:
+    times = np.array([read_quantity(time, "s", name="catheter.path") for time, _ in path])
+    shares = np.array([share for _, share in path])
+    if len(path) < 2 or times[0] < 0 or (np.diff(times) <= 0).any():
+        raise InputError("catheter.path needs two times at least, each after the one before it.")
+    if (shares < 0).any() or (shares > 1).any():
+        raise InputError("catheter.path says where the tip is as a share of the way, from 0 to 1.")
+    return Motion(np.concatenate([[0.0], times]), np.concatenate([[shares[0]], shares]) * path_length)

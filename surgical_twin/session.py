@@ -24,7 +24,10 @@ from streams.messages import (
     FiducialTouch,
     FlowSample,
     Heartbeat,
+    ImageFrame,
+    IntakeReport,
     Message,
+    Note,
     PressureSamples,
     ProcedureEnd,
     SessionStart,
@@ -32,6 +35,8 @@ from streams.messages import (
     ToolPose,
     Trigger,
     TwinState,
+    VitalSign,
+    WaveformSamples,
 )
 from surgical_twin.assimilation.beat import Beat
 from surgical_twin.assimilation.flow_filter import FilterState
@@ -79,17 +84,22 @@ class Session:
         state = state.counting(received=1)
         message = event.message
         if isinstance(message, Malformed):
-            return state.counting(malformed=1), ()
+            return state.counting(**{message.kind: 1}), ()
         if isinstance(message, Tick):
             return self._publish(state, message)
         if isinstance(message, SessionStart):
             return self._start(state, message), ()
-        watch, verdict = state.watch.see(message.stream, message.sequence)
+        if isinstance(message, IntakeReport):
+            return replace(state, intake=message), ()
+        seen_ns = min(message.source_time_ns, event.receive_time_ns)  # a lying clock must not outrun true ones
+        watch, verdict = state.watch.see(message.stream, message.sequence, seen_ns)
         state = replace(state, watch=watch)
         if verdict.duplicate:
             return state.counting(duplicates=1), ()
         if message.source_time_ns > event.receive_time_ns + FUTURE_NS:
             return state.counting(implausible_time=1), ()
+        if event.superseded:
+            return state.counting(superseded=1), ()
         newest = max(message.source_time_ns, state.newest_ns.get(message.stream, message.source_time_ns))
         state = replace(state, newest_ns={**state.newest_ns, message.stream: newest})
         return self._take(state, message), ()
@@ -108,8 +118,8 @@ class Session:
                 return self._flow(state, message)
             case ProcedureEnd():
                 return replace(state, ended=True)
-            case Heartbeat():
-                return state
+            case Heartbeat() | VitalSign() | WaveformSamples() | ImageFrame() | Note():
+                return state  # shown and recorded; the model does not use them
             case _:
                 return state.counting(unexpected=1)
 

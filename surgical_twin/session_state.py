@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from registration.landmarks import LandmarkRegistration
 from streams.events import SequenceWatch
-from streams.messages import SessionStart, ToolPose
+from streams.messages import IntakeReport, SessionStart, ToolPose
 from surgical_twin.assimilation.beat import Beat
 from surgical_twin.assimilation.flow_filter import FilterState
 
@@ -17,8 +17,8 @@ Array = NDArray[np.float64]
 TRACKER_ERROR_MM = 0.3
 """Error per axis [mm] of a tool's tip where its tracker states none."""
 
-POSE_LIFETIME_NS = 500_000_000
-"""A pose older than this says nothing about where the tip is."""
+POSE_LIFETIME_NS = 450_000_000
+"""A pose older than this says nothing about where the tip is: a lost tool is shown as such within half a second."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class SessionState:
     """How far the session was behind its messages at the last tick."""
     used_ns: Mapping[str, int] = field(default_factory=dict)
     """Per stream: time of the last observation that was given to the filter."""
+    intake: IntakeReport | None = None
+    """What the intake last said of the streams: silent ones, losses, clocks."""
     published: int = 0
     ended: bool = False
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +23,8 @@ from streams.devices import (
     TrackerDevice,
     TriggerDevice,
 )
+from streams.links import Link
+from streams.tracker_errors import with_errors
 from surgical_twin.axis import Axis
 from surgical_twin.case import FIDUCIALS, Case, write_atomically
 from surgical_twin.planning import load_axis
@@ -33,6 +36,7 @@ from surgical_twin.procedure import (
     plan_motion,
 )
 from surgical_twin.session_model import read_points
+from surgical_twin.simulated_errors import Notes, is_synchronized, line_of, link_errors, tracker_errors
 from surgical_twin.truth import Truth, make_truth
 from surgical_twin.units import read_quantity
 
@@ -103,8 +107,9 @@ class SimulatedProcedure:
         return pose
 
     def devices(self) -> list[Device]:
-        """The devices that watch this procedure."""
+        """The devices that watch this procedure, each behind its link."""
         generators = [np.random.default_rng([self.seed, 3, number]) for number in range(5)]
+        links = [np.random.default_rng([self.seed, 4, number]) for number in range(4)]
         tracker, pressure, flow = self.settings.tracker, self.settings.pressure, self.settings.flow
         fiducials = read_points(self.case.require(FIDUCIALS))
         tracker_from_image = invert(self.image_from_tracker)
@@ -118,56 +123,69 @@ class SimulatedProcedure:
         ]
         inlet = self.truth.port_names[0]
         duration = self.motion.duration
-        return [
-            TrackerDevice(
-                tool=CATHETER,
-                pose=self.tool_pose,
-                rate_hz=read_quantity(tracker.rate, "1/s", name="tracker.rate"),
-                duration_s=duration,
-                position_noise=read_quantity(tracker.position_noise, "mm", name="tracker.position_noise"),
-                rotation_noise=read_quantity(tracker.rotation_noise, "rad", name="tracker.rotation_noise"),
-                loss=tracker.loss,
-                generator=generators[0],
-            ),
-            FiducialTouches(
-                touches=touches,
-                tool="pointer",
-                noise=read_quantity(tracker.touch_noise, "mm", name="tracker.touch_noise"),
-                generator=generators[1],
-            ),
-            PressureDevice(
-                sensor="catheter_pressure",
-                tool=CATHETER,
-                pressure_mmhg=self.tip_pressure_mmhg,
-                rate_hz=read_quantity(pressure.rate, "1/s", name="pressure.rate"),
-                duration_s=duration,
-                noise_mmhg=read_quantity(pressure.noise, "mmHg", name="pressure.noise"),
-                samples_per_message=pressure.samples_per_message,
-                loss=pressure.loss,
-                generator=generators[2],
-            ),
-            FlowDevice(
-                sensor="flow_probe",
-                port=inlet,
-                flow_ml_s=lambda time_s: self.truth.flow_at(time_s, inlet),
-                rate_hz=read_quantity(flow.rate, "1/s", name="flow.rate"),
-                duration_s=duration,
-                relative_noise=flow.noise,
-                generator=generators[3],
-            ),
-            TriggerDevice(
-                kind="r_wave",
-                times=np.arange(0.0, duration, self.truth.period),
-                generator=generators[4],
-            ),
-            *(HeartbeatDevice(device=device, duration_s=duration) for device in ("tracker", "monitor")),
+        reported = with_errors(self.tool_pose, tracker_errors(tracker), links[3])
+        catheter = TrackerDevice(
+            tool=CATHETER,
+            pose=reported,
+            rate_hz=read_quantity(tracker.rate, "1/s", name="tracker.rate"),
+            duration_s=duration,
+            position_noise=read_quantity(tracker.position_noise, "mm", name="tracker.position_noise"),
+            rotation_noise=read_quantity(tracker.rotation_noise, "rad", name="tracker.rotation_noise"),
+            generator=generators[0],
+        )
+        transducer = PressureDevice(
+            sensor="catheter_pressure",
+            tool=CATHETER,
+            pressure_mmhg=self.tip_pressure_mmhg,
+            rate_hz=read_quantity(pressure.rate, "1/s", name="pressure.rate"),
+            duration_s=duration,
+            noise_mmhg=read_quantity(pressure.noise, "mmHg", name="pressure.noise"),
+            samples_per_message=pressure.samples_per_message,
+            transducer=line_of(pressure, self.settings.intervention, self.truth.period, duration),
+            generator=generators[2],
+        )
+        probe = FlowDevice(
+            sensor="flow_probe",
+            port=inlet,
+            flow_ml_s=lambda time_s: self.truth.flow_at(time_s, inlet),
+            rate_hz=read_quantity(flow.rate, "1/s", name="flow.rate"),
+            duration_s=duration,
+            relative_noise=flow.noise,
+            generator=generators[3],
+        )
+
+        def unseen(time_s: float) -> bool:
+            return reported(time_s) is None
+
+        linked: list[Device] = [
+            Link(catheter, link_errors(tracker, unseen), links[0]),
+            Link(transducer, link_errors(pressure, unseen), links[1]),
+            Link(probe, link_errors(flow, unseen), links[2]),
         ]
+        touching = FiducialTouches(
+            touches=touches,
+            tool="pointer",
+            noise=read_quantity(tracker.touch_noise, "mm", name="tracker.touch_noise"),
+            generator=generators[1],
+        )
+        monitor = TriggerDevice(
+            kind="r_wave", times=np.arange(0.0, duration, self.truth.period), generator=generators[4]
+        )
+        heartbeats = [
+            HeartbeatDevice("tracker", duration, synchronized=is_synchronized(tracker), streams=(catheter.stream,)),
+            HeartbeatDevice(
+                "monitor", duration, synchronized=is_synchronized(pressure), streams=("pressure/catheter_pressure",)
+            ),
+            HeartbeatDevice("flow_probe", duration, synchronized=is_synchronized(flow), streams=("flow/flow_probe",)),
+        ]
+        return [*linked, touching, monitor, *heartbeats, Notes(self.settings.intervention, duration)]
 
     def record(self, epoch_ns: int) -> None:
         """Keep what scoring needs beside the case."""
         path = self.case.path(PROCEDURE_RECORD)
         content = {
             "seed": self.seed,
+            "settings": msgspec.to_builtins(self.settings),
             "to": self.axis.outlet,
             "path_start": self.path_start,
             "epoch_ns": epoch_ns,

@@ -83,7 +83,7 @@ def build_twin_state(model: SessionModel, state: SessionState, time_ns: int) -> 
         "tip_covariance": None if fix is None else tuple(float(value) for value in fix.covariance.ravel()),
         "tip_valid": fix is not None,
         "measured_pressure_mmhg": state.measured_mmhg if time_ns - state.measured_ns < STALE_NS else None,
-        "counters": {**state.counters, **state.watch.totals()},
+        "counters": {**state.counters, **state.watch.totals(), **(state.intake.counters if state.intake else {})},
         "innovation": state.normalized_innovation,
     }
     if state.ensemble is None or state.beat is None:
@@ -169,4 +169,5 @@ def _flags(model: SessionModel, state: SessionState, time_ns: int, *, tip_known:
     if time_ns - state.measured_ns > STALE_NS:
         flags.append("pressure_stale")
     flags += [reason for reason, since in sorted(state.refused.items()) if time_ns - since < RECENT_NS]
+    flags += state.intake.flags if state.intake is not None else ()
     return list(dict.fromkeys(flags))

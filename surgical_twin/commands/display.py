@@ -6,18 +6,25 @@ from typing import Annotated
 import typer
 
 from surgical_twin.commands.console import CaseFolder, out
+from surgical_twin.commands.streams import export_tables
 from surgical_twin.errors import InputError
 
 
 def export(
-    case: CaseFolder,
+    case: Annotated[Path, typer.Argument(help="The case's folder; with --csv a recording.")],
     glb: Annotated[Path | None, typer.Option(help="Write the 3D scene for AR and the web (GLB).")] = None,
     png: Annotated[Path | None, typer.Option(help="Write a picture.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write a recording's messages and states as CSV tables into this folder.")
+    ] = None,
 ) -> None:
-    """Write the planned case as a GLB model, a picture, or both."""
+    """Write the planned case as a GLB model, a picture, or both; or a recording as CSV tables."""
     from surgical_twin.case import Case
     from surgical_twin.display import export_glb, export_png
 
+    if csv is not None:
+        export_tables(case, csv)
+        return
     if glb is None and png is None:
         raise InputError("export has nothing to write; give --glb FILE, --png FILE or both.")
     opened = Case.open(case)

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from surgical_twin.commands.console import CaseFolder, out, progress_bar, read_numbers
+from surgical_twin.commands.console import out, progress_bar, read_numbers
+from surgical_twin.commands.streams import show_recording
 
 ImageFile = Annotated[Path, typer.Argument(help="NIfTI, NRRD or MHA file, or a folder of DICOM slices.")]
 NewCase = Annotated[Path, typer.Option(help="The case's folder; made if it is not there.")]
@@ -91,10 +92,13 @@ def plan_case(request: "PlanRequest", folder: Path, *, until: str | None = None)
         run_plan(request, opened, watch, until=until)
 
 
-def info(case: CaseFolder) -> None:
-    """Say what a case holds: each step with its figures, and what was decided."""
+def info(case: Annotated[Path, typer.Argument(help="The case's folder, or a recording.")]) -> None:
+    """Say what a case holds, each step with its figures, or what a recording holds, stream by stream."""
     from surgical_twin.case import Case
 
+    if case.is_file():
+        show_recording(case)
+        return
     opened = Case.open(case)
     table = Table("step", "figures", title=f"{opened.folder} (format {opened.manifest['case']['format']})")
     for name, step in opened.manifest.get("step", {}).items():

@@ -1,14 +1,19 @@
 """Commands of the procedure: the simulated operating room, the live twin, replay, and the demo of it all."""
 
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from streams.messages import TwinState
+from streams.recording import Recording
 from surgical_twin.commands.console import CaseFolder, err, out, progress_bar
 from surgical_twin.errors import InputError
+from surgical_twin.pace import KEYS, Keyboard, Pace, read_speed
+from surgical_twin.status_line import status_line
 
 
 def simulate(
@@ -21,10 +26,15 @@ def simulate(
     ] = "tcp://127.0.0.1:5591",
     wait: Annotated[float, typer.Option(help="Seconds to wait for a twin; without one nothing is played.")] = 120.0,
     prepare: Annotated[bool, typer.Option("--prepare", help="Only make the simulated patient.")] = False,
+    keys: Annotated[
+        Path | None, typer.Option(help="Folder with the key of a client named simulator and the twin's public key.")
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow plain text beyond this machine.")] = False,
 ) -> None:
     """Play a procedure on a simulated patient: publish device streams over ZeroMQ."""
+    from streams.security import client_security
     from surgical_twin.case import Case
-    from surgical_twin.playback import play_procedure
+    from surgical_twin.playback import SIMULATOR, play_procedure
     from surgical_twin.procedure import read_procedure
     from surgical_twin.simulate import SimulatedProcedure
 
@@ -43,6 +53,8 @@ def simulate(
             devices,
             states,
             wait_s=wait,
+            security=None if keys is None else client_security(keys, SIMULATOR),
+            insecure=insecure,
             say=lambda share: progress.update(task, description="procedure", total=1.0, completed=share),
         )
     out.print(f"{report.sent} messages sent, {report.withheld} lost on purpose, in {report.duration_s:.1f} s.")
@@ -56,38 +68,65 @@ def live(
     seed: Annotated[int, typer.Option(help="Draws the filter's initial ensemble; it is recorded.")] = 0,
     devices: Annotated[str, typer.Option(help="Where to listen for devices.")] = "tcp://127.0.0.1:5590",
     states: Annotated[str, typer.Option(help="Where to publish the twin's states.")] = "tcp://127.0.0.1:5591",
+    commands: Annotated[
+        str | None, typer.Option(help="Where to take commands and questions, such as tcp://127.0.0.1:5592.")
+    ] = None,
+    keys: Annotated[Path | None, typer.Option(help="Folder of keys: only clients on its list are let in.")] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Allow plain text beyond this machine; every state says so.")
+    ] = False,
     report: Annotated[Path | None, typer.Option(help="Write latency and counts to this JSON file.")] = None,
 ) -> None:
     """Run the twin: subscribe, register, assimilate, publish. Ends with the procedure or with Ctrl-C."""
     import json
 
+    from streams.security import server_security
     from surgical_twin.case import Case, write_atomically
     from surgical_twin.display import start_display
-    from surgical_twin.live import Endpoints, LiveLoop
+    from surgical_twin.live import AUDIT_LOG, Endpoints, LiveLoop
     from surgical_twin.session_model import SessionModel
-    from surgical_twin.status_line import status_line
 
     opened = Case.open(case)
     if record is not None and record.exists():
         raise InputError(f"{record} exists; a recording is never written over: name another file with --record.")
+    if keys is not None and insecure:
+        raise InputError("--keys and --insecure say opposite things; give one of them.")
+    if keys is not None and (show or web):
+        raise InputError("--show and --web start a viewer without a key; leave them out, and start a viewer with one.")
     model = SessionModel.load(opened)
-    loop = LiveLoop(model, seed=seed, endpoints=Endpoints(devices, states), record=record, case=str(case.resolve()))
-    signal.signal(signal.SIGTERM, lambda *_: loop.stop())
-    signal.signal(signal.SIGINT, lambda *_: loop.stop())
-    display = start_display(case, states, window=show, web=web)
+    security = None if keys is None else server_security(keys)
     try:
-        with err.status("waiting for devices") as status:
-            result = loop.run(lambda state: status.update(status_line(state)))
+        loop = LiveLoop(
+            model,
+            seed=seed,
+            endpoints=Endpoints(devices, states, commands),
+            record=record,
+            case=str(case.resolve()),
+            security=security,
+            insecure=insecure,
+            audit_log=opened.path(AUDIT_LOG),
+        )
+        signal.signal(signal.SIGTERM, lambda *_: loop.stop())
+        signal.signal(signal.SIGINT, lambda *_: loop.stop())
+        display = start_display(case, states, window=show, web=web)
+        try:
+            with err.status("waiting for devices") as status:
+                result = loop.run(lambda state: status.update(status_line(state)))
+        finally:
+            if display is not None:
+                display.terminate()
     finally:
-        if display is not None:
-            display.terminate()
+        if security is not None:
+            security.close()
     if report is not None:
         write_atomically(report, json.dumps(result.summary(), indent=1))
     table = Table("what", "value", title="live session")
     for name, value in result.summary().items():
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) and value is not None:
             table.add_row(name.replace("_", " "), f"{value:.2f}" if isinstance(value, float) else str(value))
     out.print(table)
+    for reason, count in result.refused_clients.items():
+        out.print(f"{count} attempts to connect were refused: {reason}.", soft_wrap=True, highlight=False)
     if result.recording_failure is not None:
         raise InputError(f"The recording {record} is not complete: {result.recording_failure}.")
 
@@ -95,27 +134,80 @@ def live(
 def replay(
     recording: Annotated[Path, typer.Argument(help="MCAP file that live recorded.")],
     case: Annotated[Path | None, typer.Option(help="The case; the one named in the recording where not given.")] = None,
+    speed: Annotated[str, typer.Option(help="real, full, or a factor on real time such as 0.5 or 4.")] = "full",
+    begin: Annotated[
+        float, typer.Option("--from", help="Seconds after the beginning; what was before goes at full speed.")
+    ] = 0.0,
+    pause: Annotated[bool, typer.Option("--pause", help="Wait for a key at the beginning, or at --from.")] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Say which event is the first that is not as it was, or gives another state."),
+    ] = False,
+    states: Annotated[
+        str | None, typer.Option(help="Publish the states here, flagged as a replay, for a viewer.")
+    ] = None,
 ) -> None:
     """Run the same session from a recording, and compare its states byte for byte."""
-    from surgical_twin.replay import open_recording
+    from surgical_twin.replay import ReplayPublisher, open_recording
     from surgical_twin.replay import replay as run_replay
 
+    pace_speed = read_speed(speed)
+    if begin < 0:
+        raise InputError("--from is seconds after the beginning of the recording, and not negative.")
+    if pause and not sys.stdin.isatty():
+        raise InputError("--pause waits for a key, and there is no terminal to press one on; leave it out.")
     opened, model = open_recording(recording, case)
-    with progress_bar() as progress:
-        task = progress.add_task("replaying", total=max(1, len(opened.events)))
-        result = run_replay(opened, model, lambda number, _: progress.update(task, completed=number))
+    publisher = None if states is None else ReplayPublisher(states)
+    try:
+        with Keyboard() as keyboard, progress_bar() as progress:
+            task = progress.add_task("replaying", total=max(1, len(opened.events)))
+            if keyboard.there and (pace_speed is not None or pause):
+                err.print(KEYS, highlight=False)
+            pace = Pace(pace_speed, begin_s=begin, paused=pause, read_keys=keyboard.read if keyboard.there else None)
+
+            def watch(number: int, state: TwinState) -> None:
+                paced = pace_speed is not None or pace.paused
+                progress.update(task, completed=number, description=status_line(state)[:100] if paced else "replaying")
+                if publisher is not None:
+                    publisher.publish(state)
+
+            result = run_replay(opened, model, watch, pace)
+    finally:
+        if publisher is not None:
+            publisher.close()
+    if result.ended_early:
+        verdict = "the replay was ended before the recording."
+    elif not result.comparable:
+        verdict = "its beginning was cut off, so they cannot be compared."
+    elif result.identical:
+        verdict = "all are byte-identical."
+    else:
+        verdict = f"state {result.first_difference} is the first that differs"
+        verdict += "." if result.first_different_event is None else f", after event {result.first_different_event}."
     out.print(
-        f"{result.events} events gave {result.states} twin states; {result.recorded_states} were recorded: "
-        + (
-            "all are byte-identical."
-            if result.identical
-            else f"state {result.first_difference} is the first that differs."
-        )
+        f"{result.events} events gave {result.states} twin states; {result.recorded_states} were recorded: {verdict}",
+        soft_wrap=True,
+        highlight=False,
     )
+    if verify or result.changed is not None:
+        out.print(_chain_verdict(opened, result.changed), soft_wrap=True, highlight=False)
     if result.truncated is not None:
         raise InputError(f"{recording} is truncated: {result.truncated}")
-    if not result.identical:
+    if not result.identical or result.changed is not None:
         raise typer.Exit(1)
+
+
+def _chain_verdict(recording: Recording, changed: str | None) -> str:
+    if changed is not None:
+        return f"The file is not as it was recorded: {changed}."
+    if not recording.chained:
+        return "The file has no chain of hashes: whether it is as it was recorded cannot be told."
+    unsealed = recording.chain.unsealed
+    open_end = f"; the last {unsealed} are not sealed" if unsealed else ""
+    return (
+        f"{recording.chain.sealed} events and states are as they were recorded{open_end} "
+        f"(head of the chain {recording.chain.head.hex()})."
+    )
 
 
 def demo(

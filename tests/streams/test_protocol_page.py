@@ -6,7 +6,10 @@ import sys
 import time
 from pathlib import Path
 
-from streams.messages import MESSAGE_TYPES, PressureSamples
+from streams.command_channel import REQUEST_TYPES
+from streams.messages import MESSAGE_TYPES, OWN_TYPES, PressureSamples, TwinState
+from streams.roles import MESSAGES
+from streams.schemas import schema_files
 from streams.sockets import Subscriber
 from streams.wire import unpack
 
@@ -38,6 +41,23 @@ def test_the_page_names_every_type_and_every_field():
     text = PAGE.read_text(encoding="utf-8")
     for kind in MESSAGE_TYPES:
         assert kind.__name__ in text
-        if kind.__name__ not in ("SessionStart", "Tick"):
+        if kind not in OWN_TYPES or kind is TwinState:
             for name in kind.__struct_fields__:
                 assert f"`{name}`" in text, f"{kind.__name__}.{name}"
+
+
+def test_the_schema_files_are_those_of_the_code():
+    folder = PAGE.parent / "schemas"
+    assert {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.json")} == schema_files(), (
+        "run python -m streams.schemas docs/schemas"
+    )
+
+
+def test_the_page_names_every_request_and_role():
+    text = PAGE.read_text(encoding="utf-8")
+    for kind in REQUEST_TYPES:
+        assert f"`{kind.__name__}`" in text
+        assert all(f"`{name}`" in text for name in kind.__struct_fields__)
+    for role, kinds in MESSAGES.items():
+        (row,) = re.findall(rf"^\| `{role}` \|.*$", text, re.MULTILINE)
+        assert all(kind.__name__ in row for kind in kinds)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from streams.errors import InputError
 from streams.events import Malformed, SequenceWatch, event_from_frame
 from streams.messages import Tick, Trigger
-from streams.recording import Recorder, read_recording
+from streams.recorder import Recorder
+from streams.recording import read_recording
 from streams.wire import pack
 
 
@@ -77,11 +78,11 @@ def test_a_flipped_byte_is_noticed(recorded, tmp_path):
     assert recording.events == events[: len(recording.events)]
 
 
-def test_a_killed_process_loses_less_than_half_a_second(tmp_path):
+def test_a_killed_process_loses_no_more_than_the_last_tenth_of_a_second(tmp_path):
     script = f"""
 import time
 from pathlib import Path
-from streams.recording import Recorder
+from streams.recorder import Recorder
 from streams.events import event_from_frame
 from streams.messages import Tick
 from streams.wire import pack
@@ -98,7 +99,7 @@ for number in range(100000):
         os.kill(process.pid, signal.SIGKILL)
     recording = read_recording(tmp_path / "killed.mcap")
     assert recording.truncated
-    assert int(last) - recording.events[-1].receive_time_ns < 500_000_000
+    assert int(last) - recording.events[-1].receive_time_ns < 100_000_000
 
 
 def test_what_is_no_recording_is_refused(tmp_path):

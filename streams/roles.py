@@ -1,0 +1,44 @@
+"""Who may say what: roles of a client, and the messages that each allows."""
+
+from streams.messages import (
+    FiducialTouch,
+    FlowSample,
+    Heartbeat,
+    ImageFrame,
+    Note,
+    PressureSamples,
+    ProcedureEnd,
+    ToolPose,
+    Trigger,
+    VitalSign,
+    WaveformSamples,
+)
+
+PUBLISH_POSES, PUBLISH_PRESSURE, PUBLISH_IMAGES = "publish poses", "publish pressure", "publish images"
+COMMAND, WATCH = "command", "watch"
+
+ROLES = (PUBLISH_POSES, PUBLISH_PRESSURE, PUBLISH_IMAGES, COMMAND, WATCH)
+
+MESSAGES: dict[str, tuple[type, ...]] = {
+    PUBLISH_POSES: (ToolPose, FiducialTouch, Heartbeat, Note),
+    PUBLISH_PRESSURE: (PressureSamples, FlowSample, WaveformSamples, VitalSign, Trigger, Heartbeat, Note),
+    PUBLISH_IMAGES: (ImageFrame, Heartbeat, Note),
+    COMMAND: (ProcedureEnd, Note),
+    WATCH: (),
+}
+"""What a client with a role may publish."""
+
+DEVICES, STATES, COMMANDS = "devices", "states", "commands"
+"""The twin's sockets, as domains of authentication."""
+
+DOMAIN_ROLES: dict[str, tuple[str, ...]] = {
+    DEVICES: (PUBLISH_POSES, PUBLISH_PRESSURE, PUBLISH_IMAGES, COMMAND),
+    STATES: (WATCH,),
+    COMMANDS: (COMMAND, WATCH),
+}
+"""Any one of these roles opens a socket."""
+
+
+def allowed_types(roles: tuple[str, ...]) -> frozenset[type]:
+    """Everything that a client with some roles may publish."""
+    return frozenset(kind for role in roles for kind in MESSAGES[role])
