@@ -22,6 +22,9 @@ END_WIDTH = 0.7
 STEEP_ENOUGH = 0.5
 """A port's plane is looked for farther inward until the wall leans against its normal less than this (cosine)."""
 
+OTHER_ROOM = 0.3
+"""A port keeps this part of its radius from the walls of other branches."""
+
 TANGENT_RADII = 1.0
 """The vessel's direction at an end is taken over this many radii."""
 
@@ -45,6 +48,8 @@ class Port:
 def find_ports(level_set: sitk.Image, centerline: Centerline) -> tuple[tuple[Port, ...], Centerline]:
     """A port at each end of a centerline, normal to it: the inlet first, then outlets by falling area.
 
+    A stub too short to be cut outside of the vessel that it leaves gets none and stays blind.
+
     Args:
         level_set: signed distance to the wall, mm, negative inside.
         centerline: its tree; its ends lie about a radius inside the vessels' ends.
@@ -60,7 +65,10 @@ def find_ports(level_set: sitk.Image, centerline: Centerline) -> tuple[tuple[Por
     found = []
     for number, (branch, _) in enumerate(centerline.terminals()):
         ids = centerline.branches[branch].point_ids
-        ordered = _from_full_width(centerline, ids if number == 0 else ids[::-1], resolved)
+        ordered = _outside_of_others(centerline, branch, ids if number == 0 else ids[::-1])
+        if len(ordered) < 4:
+            continue
+        ordered = _from_full_width(centerline, ordered, resolved)
         ordered = _from_good_section(field, centerline, ordered)
         center, normal = _end(centerline, ordered)
         # Some lumen has to lie beyond the plane, or it would cut nothing off.
@@ -84,6 +92,17 @@ def find_ports(level_set: sitk.Image, centerline: Centerline) -> tuple[tuple[Por
         if not is_inlet:
             names[branch] = name
     return tuple(ports), centerline.named(names)
+
+
+def _outside_of_others(centerline: Centerline, branch: int, ordered: Indices) -> Indices:
+    """Points from an end inward, up to where the branch is within another one: a plane there would cut that one off."""
+    others = np.flatnonzero(centerline.branch != branch)
+    if len(others) == 0:
+        return ordered
+    away = np.linalg.norm(centerline.points[ordered][:, None] - centerline.points[others][None], axis=2)
+    room = centerline.radius[others][None] + OTHER_ROOM * centerline.radius[ordered][:, None]
+    free = np.all(away > room, axis=1)
+    return ordered[: len(ordered) if free.all() else int(np.argmin(free))]
 
 
 def _from_full_width(centerline: Centerline, ordered: Indices, resolved: float) -> Indices:

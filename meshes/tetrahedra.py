@@ -56,6 +56,9 @@ HAUSDORFF_SHARE = 0.12
 FEWEST_ACROSS = 3.0
 """However few tetrahedra are allowed, a vessel keeps this many edges across: fewer would close it."""
 
+CUT_REACHES = (4.0, 2.5, 1.5)
+"""A port's plane cuts within so many of its radii; the next where it would cut other ports off."""
+
 PORT_MOVES = (-0.5, -1.0, 0.5, -1.5, 1.0)
 """Where else a port is tried, in voxels along its normal, when slivers stay beside it."""
 
@@ -242,17 +245,21 @@ def _cut_ports(
     """
     inlet = next(port for port in ports if port.role == "inlet")
     inner = inlet.center - 0.5 * inlet.radius * inlet.normal
+    points, tetrahedra = _compact(points, tetrahedra[_part_of(points, tetrahedra, inner)])
+    present = _present(points, ports, spacing)
     for port in ports:
-        height = (points - port.center) @ port.normal
-        mine = _at_port(points, tetrahedra, port, height, spacing)
-        if not (mine & (height > 0)).any():
+        if port.name not in present:
             continue
-        snapped = mine & (np.abs(height) < SNAP * spacing)
-        points = points.copy()
-        points[snapped] -= height[snapped, None] * port.normal
-        height[snapped] = 0.0
-        points, tetrahedra, _ = clip(points, tetrahedra, np.where(mine, height, -1.0))
-        points, tetrahedra = _compact(points, tetrahedra[_part_of(points, tetrahedra, inner)])
+        for reach in CUT_REACHES:
+            cut = _cut_port(points, tetrahedra, port, inner, spacing, reach)
+            if cut is None:
+                break
+            left = _present(cut[0], ports, spacing)
+            if port is inlet or present <= left | {port.name}:
+                (points, tetrahedra), present = cut, left | {port.name}
+                break
+        else:
+            logger.warning("%s lies in the way to other ports: it is dropped, and its vessel ends blind", port.name)
     tetrahedra = without_pinches(tetrahedra)
     points, tetrahedra = _compact(points, tetrahedra[_part_of(points, tetrahedra, inner)])
     kept = []
@@ -271,10 +278,37 @@ def _cut_ports(
     return points, tetrahedra, tuple(kept)
 
 
-def _at_port(points: Array, tetrahedra: Index, port: Port, height: Array, spacing: float) -> npt.NDArray[np.bool_]:
+def _present(points: Array, ports: Sequence[Port], spacing: float) -> set[str]:
+    """Names of the ports whose vessels, a little inside of their planes, are in the mesh."""
+    inside = np.array([port.center - 0.5 * port.radius * port.normal for port in ports])
+    away, _ = cKDTree(points).query(inside)
+    return {
+        port.name for port, distance in zip(ports, away, strict=True) if distance < 1.5 * spacing + 0.3 * port.radius
+    }
+
+
+def _cut_port(
+    points: Array, tetrahedra: Index, port: Port, inner: Array, spacing: float, reach: float
+) -> tuple[Array, Index] | None:
+    """The mesh without what lies beyond a port, within ``reach`` of its radii; None where nothing lies there."""
+    height = (points - port.center) @ port.normal
+    mine = _at_port(points, tetrahedra, port, height, spacing, reach)
+    if not (mine & (height > 0)).any():
+        return None
+    snapped = mine & (np.abs(height) < SNAP * spacing)
+    points = points.copy()
+    points[snapped] -= height[snapped, None] * port.normal
+    height[snapped] = 0.0
+    points, tetrahedra, _ = clip(points, tetrahedra, np.where(mine, height, -1.0))
+    return _compact(points, tetrahedra[_part_of(points, tetrahedra, inner)])
+
+
+def _at_port(
+    points: Array, tetrahedra: Index, port: Port, height: Array, spacing: float, radii: float
+) -> npt.NDArray[np.bool_]:
     """The nodes whose tetrahedra the port's plane decides: its own vessel's around and beyond the plane, no other's."""
     distance = np.linalg.norm(points - port.center, axis=1)
-    reach = 4.0 * port.radius + 4.0 * spacing
+    reach = radii * (port.radius + spacing)
     local = (height > -1.5 * spacing - 0.5 * port.radius) & (distance < reach)
     inside = local[tetrahedra].all(axis=1)
     rows = tetrahedra[inside]

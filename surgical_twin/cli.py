@@ -32,6 +32,7 @@ for command in (
     planning.segment,
     planning.plan,
     planning.info,
+    planning.series,
     procedure.simulate,
     procedure.live,
     procedure.replay,
