@@ -572,7 +572,7 @@ def _smooth_tree(tree: _Tree, root: int, graph: _LumenGraph, field: Grid, notes:
 def _smooth(voxels: Array, depth: Array, field: Grid) -> Array:
     """A smooth line near a chain of voxels, on the ridge of the distance, evenly spaced."""
     step = 0.75 * float(field.spacing.max())
-    line = _resampled(voxels, step)
+    line = resampled_line(voxels, step)
     if len(line) < 5:
         return line
     sigma = max(2.0, SMOOTHING_RADII * float(np.median(depth)) / step)
@@ -587,7 +587,7 @@ def _smooth(voxels: Array, depth: Array, field: Grid) -> Array:
         move = np.clip(0.4 * radius, 0.0, float(field.spacing.max()))[:, None] * uphill
         move[[0, -1]] = 0.0
         line = _blurred(line + move, 0.5 * sigma)
-    return _resampled(line, step)
+    return resampled_line(line, step)
 
 
 def _blurred(line: Array, sigma: float) -> Array:
@@ -600,7 +600,7 @@ def _blurred(line: Array, sigma: float) -> Array:
     return np.asarray(smooth)
 
 
-def _resampled(line: Array, step: float) -> Array:
+def resampled_line(line: Array, step: float) -> Array:
     """The same line with points evenly about ``step`` mm apart."""
     arc = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
     count = max(3, round(arc[-1] / step) + 1)

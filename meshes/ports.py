@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,7 +46,13 @@ class Port:
     area: float
 
 
-def find_ports(level_set: sitk.Image, centerline: Centerline) -> tuple[tuple[Port, ...], Centerline]:
+def find_ports(
+    level_set: sitk.Image,
+    centerline: Centerline,
+    *,
+    cut_radii: float = 0.0,
+    names: Mapping[str, Sequence[float]] | None = None,
+) -> tuple[tuple[Port, ...], Centerline]:
     """A port at each end of a centerline, normal to it: the inlet first, then outlets by falling area.
 
     A stub too short to be cut outside of the vessel that it leaves gets none and stays blind.
@@ -53,12 +60,15 @@ def find_ports(level_set: sitk.Image, centerline: Centerline) -> tuple[tuple[Por
     Args:
         level_set: signed distance to the wall, mm, negative inside.
         centerline: its tree; its ends lie about a radius inside the vessels' ends.
+        cut_radii: ports lie at least this many of the vessel's radii inward from its end.
+        names: what outlets are called, each with a point (mm, LPS): the outlet nearest to it has that name. The others
+            are ``outlet_1`` and so on.
 
     Returns:
         The ports, and the centerline with their names at its ends.
 
     Raises:
-        InputError: fewer than two ends have a section.
+        InputError: fewer than two ends have a section, or two names are meant for one outlet.
     """
     field = Grid.of(level_set)
     resolved = RESOLVED_VOXELS * float(field.spacing.max())
@@ -68,6 +78,7 @@ def find_ports(level_set: sitk.Image, centerline: Centerline) -> tuple[tuple[Por
         ordered = _outside_of_others(centerline, branch, ids if number == 0 else ids[::-1])
         if len(ordered) < 4:
             continue
+        ordered = _inward(centerline, ordered, cut_radii)
         ordered = _from_full_width(centerline, ordered, resolved)
         ordered = _from_good_section(field, centerline, ordered)
         center, normal = _end(centerline, ordered)
@@ -84,14 +95,37 @@ def find_ports(level_set: sitk.Image, centerline: Centerline) -> tuple[tuple[Por
     inlets = [end for end in found if end[4]]
     if not inlets or not outlets:
         raise InputError("The vessel has no inlet and outlet that could be cut; is it longer than wide?")
-    ports, names = [], {}
+    called = _called(names or {}, np.array([end[1] for end in outlets]))
+    ports, ends = [], {}
     for tag, (branch, center, normal, area, is_inlet) in enumerate([inlets[0], *outlets], start=1):
-        name = "inlet" if is_inlet else f"outlet_{tag - 1}"
+        name = "inlet" if is_inlet else called.get(tag - 2, f"outlet_{tag - 1}")
         role: Literal["inlet", "outlet"] = "inlet" if is_inlet else "outlet"
         ports.append(Port(name, role, tag, center, normal, float(np.sqrt(area / np.pi)), area))
         if not is_inlet:
-            names[branch] = name
-    return tuple(ports), centerline.named(names)
+            ends[branch] = name
+    return tuple(ports), centerline.named(ends)
+
+
+def _called(names: Mapping[str, Sequence[float]], centers: Array) -> dict[int, str]:
+    """The number of the outlet that each name is meant for."""
+    found: dict[int, str] = {}
+    for name, point in names.items():
+        nearest = int(np.argmin(np.linalg.norm(centers - np.array(point, dtype=float), axis=1)))
+        if name == "inlet" or nearest in found:
+            other = "the inlet" if name == "inlet" else f'"{found[nearest]}"'
+            raise InputError(f'The outlet nearest to the point of "{name}" is {other} already; correct ports.names.')
+        found[nearest] = name
+    return found
+
+
+def _inward(centerline: Centerline, ordered: Indices, radii: float) -> Indices:
+    """Points from an end inward, without the first many radii."""
+    if radii <= 0:
+        return ordered
+    line = centerline.points[ordered]
+    along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
+    far = np.flatnonzero(along >= radii * float(np.median(centerline.radius[ordered])))
+    return ordered[min(int(far[0]) if len(far) else len(ordered), max(0, len(ordered) - 4)) :]
 
 
 def _outside_of_others(centerline: Centerline, branch: int, ordered: Indices) -> Indices:

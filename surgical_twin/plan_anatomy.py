@@ -11,19 +11,22 @@ import msgspec
 import numpy as np
 import SimpleITK as sitk
 
-from meshes.centerline import extract_centerline
+from meshes.centerline import Centerline, extract_centerline
+from meshes.extensions import extended
 from meshes.external import read_lumen, read_source
 from meshes.files import write_lumen_mesh
 from meshes.lumen import Lumen
-from meshes.picture import write_projections
-from meshes.ports import find_ports
+from meshes.own_centerline import read_own_centerline
+from meshes.picture import write_mesh_picture, write_projections
+from meshes.ports import Port, find_ports
 from meshes.quality import mesh_quality
 from meshes.segmentation import segment_lumen
 from meshes.slicer import segment_names, write_segmentation
+from meshes.stenosis import Stenosis
 from meshes.surfaces import Unit
-from meshes.tetrahedra import mesh_lumen
+from meshes.tetrahedra import Refinement, mesh_lumen
 from meshes.trimming import trim_to_centerline, unresolved_narrowing
-from surgical_twin.axis import main_axis
+from surgical_twin.axis import Axis, main_axis
 from surgical_twin.case import (
     AXIS,
     BRANCHES,
@@ -49,6 +52,8 @@ Say = Callable[[float], None]
 
 SEGMENTATION = "lumen.seg.nrrd"
 """The label map as 3D Slicer edits it; edited in place, it is what the next plan takes."""
+
+MESH_PICTURE = "mesh.png"
 
 LUMEN_SEGMENT = "lumen"
 """The segment's name in it."""
@@ -207,29 +212,101 @@ def _put_aside(case: Case, path: Path | None) -> None:
 
 def mesh_step(case: Case, request: PlanRequest, say: Say) -> None:
     """Centerline, ports, tetrahedra."""
-    plan_settings = request.settings
-    settings = {**without_none(plan_settings.mesh), **without_none(plan_settings.ports)}
+    plan_mesh, plan_ports = request.settings.mesh, request.settings.ports
+    settings = {
+        **without_none(plan_mesh),
+        **without_none(plan_ports),
+        "centerline": "" if request.centerline is None else source_hash(request.centerline),
+    }
     if case.is_current("mesh", [IMAGE, LEVEL_SET], settings):
         return
     image = sitk.ReadImage(str(case.require(IMAGE)))
     level_set = sitk.ReadImage(str(case.require(LEVEL_SET)))
-    centerline = extract_centerline(level_set, inlet_near=plan_settings.ports.inlet_near, image=image)
+    trimmed, ports, centerline = _cut(image, level_set, request)
     say(0.2)
     narrowing = unresolved_narrowing(level_set, centerline)
-    trimmed = trim_to_centerline(level_set, centerline)
-    ports, centerline = find_ports(trimmed, centerline)
     vessel = measure_tree(image, level_set, centerline)
+    if plan_ports.extension_radii:
+        trimmed, ports, centerline = extended(trimmed, ports, centerline, plan_ports.extension_radii)
     mesh = mesh_lumen(
         trimmed,
         ports,
-        edges_across=plan_settings.mesh.edges_across,
-        max_tetrahedra=plan_settings.mesh.max_tetrahedra,
+        edges_across=plan_mesh.edges_across,
+        max_tetrahedra=plan_mesh.max_tetrahedra,
+        finer=[_refined(stenosis, plan_mesh.stenosis_edges_across) for stenosis in vessel.stenoses],
+        wall_layers=plan_mesh.wall_layers,
+        wall_share=plan_mesh.wall_share,
     )
     say(0.9)
     write_image(trimmed, case.path(LUMEN))
     write_tree(case, centerline, vessel)
     write_lumen_mesh(mesh, case.path(MESH))
+    write_mesh_picture(mesh, case.path(MESH_PICTURE), title="the mesh")
     axis = main_axis(centerline, tuple(port.name for port in mesh.ports if port.role == "outlet"))
+    _write_axis(case, axis)
+    quality = mesh_quality(mesh)
+    figures = {
+        "branches": len(centerline.branches),
+        "ports": len(mesh.ports),
+        "axis_outlet": axis.outlet,
+        "narrowest_mm": round(axis.narrowest, 3),
+        "narrowing": round(axis.narrowing, 4),
+        "stenoses": len(vessel.stenoses),
+        **{name: plain(value) for name, value in asdict(quality).items()},
+    }
+    kept = {port.name for port in mesh.ports}
+    blind = ", ".join(port.name for port in ports if port.name not in kept)
+    case.record_step(
+        "mesh",
+        inputs=[IMAGE, LEVEL_SET],
+        outputs=[LUMEN, CENTERLINE, CENTERLINE_TABLE, BRANCHES, STENOSES, MESH, MESH_PICTURE, AXIS],
+        settings=settings,
+        figures=figures,
+        notes=(
+            *centerline.notes,
+            *vessel.notes,
+            *([] if narrowing is None else [_NARROWING_NOTE.format(narrowing)]),
+            *([_BLIND_NOTE.format(blind)] if blind else []),
+            *([_HANDLES_NOTE.format(quality.handles)] if quality.handles else []),
+        ),
+    )
+
+
+def _cut(
+    image: sitk.Image, level_set: sitk.Image, request: PlanRequest
+) -> tuple[sitk.Image, tuple[Port, ...], Centerline]:
+    """The lumen that is meshed, its ports, and its centerline; the inlet is the one that is asked for."""
+    wanted = request.settings.ports
+    near = wanted.inlet_near
+    while True:
+        if request.centerline is not None:
+            centerline = read_own_centerline(request.centerline, level_set, inlet_near=near)
+        else:
+            centerline = extract_centerline(level_set, inlet_near=near, max_ends=wanted.most, image=image)
+        trimmed = trim_to_centerline(level_set, centerline)
+        names = wanted.names or {}
+        if near is not wanted.inlet_near:
+            names = {name: point for name, point in names.items() if name != wanted.inlet}
+        ports, centerline = find_ports(trimmed, centerline, cut_radii=wanted.cut_radii, names=names)
+        if wanted.inlet in (None, "inlet") or near is not wanted.inlet_near:
+            return trimmed, ports, centerline
+        by_name = {port.name: port for port in ports}
+        if wanted.inlet not in by_name:
+            raise InputError(
+                f'ports.inlet = "{wanted.inlet}" is no port; without it the ports are {", ".join(by_name)}.'
+            )
+        x, y, z = by_name[wanted.inlet].center.tolist()
+        near = (x, y, z)
+
+
+def _refined(stenosis: Stenosis, edges_across: float) -> Refinement:
+    """Shorter edges within half of a stenosis' length around its throat."""
+    return Refinement(
+        center=stenosis.position, reach=0.5 * stenosis.length, edge=max(stenosis.diameter / edges_across, 0.02)
+    )
+
+
+def _write_axis(case: Case, axis: Axis) -> None:
     stations = axis.stations()
     write_table(
         case.path(AXIS),
@@ -241,36 +318,10 @@ def mesh_step(case: Case, request: PlanRequest, say: Say) -> None:
             )
         ],
     )
-    figures = {
-        "branches": len(centerline.branches),
-        "ports": len(mesh.ports),
-        "axis_outlet": axis.outlet,
-        "narrowest_mm": round(axis.narrowest, 3),
-        "narrowing": round(axis.narrowing, 4),
-        "stenoses": len(vessel.stenoses),
-        **{name: plain(value) for name, value in asdict(mesh_quality(mesh)).items()},
-    }
-    kept = {port.name for port in mesh.ports}
-    blind = [port.name for port in ports if port.name not in kept]
-    case.record_step(
-        "mesh",
-        inputs=[IMAGE, LEVEL_SET],
-        outputs=[LUMEN, CENTERLINE, CENTERLINE_TABLE, BRANCHES, STENOSES, MESH, AXIS],
-        settings=settings,
-        figures=figures,
-        notes=(
-            *centerline.notes,
-            *vessel.notes,
-            *([] if narrowing is None else [_NARROWING_NOTE.format(narrowing)]),
-            *(
-                [f"The vessels of {', '.join(blind)} end blind: they cannot be cut without cutting others."]
-                if blind
-                else []
-            ),
-        ),
-    )
 
 
+_BLIND_NOTE = "The vessels of {} end blind: they cannot be cut without cutting others."
+_HANDLES_NOTE = "The lumen has {} loops (handles); flow goes both ways around each."
 _NARROWING_NOTE = (
     "A kept vessel is narrower (radius {:.2f} mm) than the image resolves; it is meshed as wide as the image resolves, "
     "so a stenosis there is underestimated."
