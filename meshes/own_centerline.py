@@ -16,10 +16,11 @@ import pyvista as pv
 import SimpleITK as sitk
 from scipy.spatial import cKDTree
 
-from meshes.centerline import Branch, Centerline, resampled_line
+from meshes.centerline import CAP_DEPTH, Branch, Centerline, resampled_line
 from meshes.errors import InputError
 from meshes.grid import Array, Grid
 from meshes.level_set import wall_surface
+from meshes.surfaces import MM_PER, Unit
 
 SHARED_RADII = 0.35
 """Points of a line nearer than this many radii to a line before it are the same vessel's."""
@@ -32,7 +33,11 @@ SPUR_RADII = 1.0
 
 
 def read_own_centerline(
-    path: Path, level_set: sitk.Image, *, inlet_near: tuple[float, float, float] | None = None
+    path: Path,
+    level_set: sitk.Image,
+    *,
+    inlet_near: tuple[float, float, float] | None = None,
+    unit: Unit | None = None,
 ) -> Centerline:
     """Read a centerline and fit it into a lumen.
 
@@ -42,6 +47,7 @@ def read_own_centerline(
         level_set: signed distance to the lumen's wall, mm, negative inside.
         inlet_near: the end nearest to this point (mm, LPS) is the inlet; where None, the end at which most lines begin,
             and of two such the wider.
+        unit: of the file's lengths; mm where None.
 
     Raises:
         InputError: it cannot be read, holds no line of several points, or does not lie in the lumen.
@@ -51,11 +57,12 @@ def read_own_centerline(
     if not lines:
         raise InputError(f"{path} holds no line of two points or more; give a centerline of polylines.")
     field = Grid.of(level_set)
-    lines, frame, inside = _placed(lines, field, path)
+    lines, frame, inside = _placed([line * MM_PER[unit or "mm"] for line in lines], field, path)
     step = 0.75 * float(field.spacing.max())
     lines = [resampled_line(line, step) for line in lines]
     wall = cKDTree(np.asarray(wall_surface(field).points, dtype=float))
     chains, parents = _chains(_from_inlet(lines, wall, inlet_near), wall, step)
+    chains = [_without_caps(chain, wall, number == 0) for number, chain in enumerate(chains)]
     return _tree(chains, parents, wall, (
         f"The centerline is the one given ({len(lines)} lines, {frame}, {100 * inside:.0f} % of it in the "
         "lumen); none is "
@@ -143,13 +150,14 @@ def _from_inlet(lines: list[Array], wall: cKDTree, near: tuple[float, float, flo
     if near is not None:
         inlet = ends[int(np.argmin(np.linalg.norm(ends - np.array(near), axis=1)))]
     else:
-        radius = wall.query(ends)[0]
-        begins = np.array(
-            [(np.linalg.norm(ends[::2] - end, axis=1) < r).sum() for end, r in zip(ends, radius, strict=True)]
-        )
-        alone = np.array([(np.linalg.norm(ends - end, axis=1) < r).sum() for end, r in zip(ends, radius, strict=True)])
+        # At the very end a line may touch the cap: the vessel is as wide as along the quarter behind.
+        quarters = [part for line in lines for part in (line[: len(line) // 4 + 1], line[-(len(line) // 4 + 1) :])]
+        radius = np.array([float(np.median(wall.query(part)[0])) for part in quarters])
+        apart = np.linalg.norm(ends[:, None] - ends[None], axis=2)
+        begins = (apart[:, ::2] < radius[:, None]).sum(axis=1)
+        alone = (apart < radius[:, None]).sum(axis=1)
         # Lines from an inlet all begin there; lines between junctions end alone, and the widest end is the inlet.
-        together = begins == len(lines)
+        together = (begins == len(lines)) & _run_alike(lines, float(radius.max()))
         free = together if together.any() else alone == 1
         inlet = ends[int(np.argmax(np.where(free, radius, -1.0)))]
     waiting, ordered = list(lines), []
@@ -162,6 +170,18 @@ def _from_inlet(lines: list[Array], wall: cKDTree, near: tuple[float, float, flo
         ordered.append(line)
         reached = np.concatenate([reached, line])
     return ordered
+
+
+def _run_alike(lines: list[Array], reach: float) -> bool:
+    """Whether lines set out in the same direction, as those that share a trunk do, and not those from a junction."""
+    headings = []
+    for line in lines:
+        away = np.linalg.norm(line - line[0], axis=1)
+        far = np.flatnonzero(away >= reach)
+        heading = line[int(far[0]) if len(far) else len(line) - 1] - line[0]
+        headings.append(heading / max(float(np.linalg.norm(heading)), 1e-12))
+    cosines = np.array(headings) @ np.array(headings).T
+    return bool(cosines.min() > 0.5)
 
 
 def _chains(lines: list[Array], wall: cKDTree, step: float) -> tuple[list[Array], list[tuple[int, int] | None]]:
@@ -183,6 +203,29 @@ def _chains(lines: list[Array], wall: cKDTree, step: float) -> tuple[list[Array]
         chains.append(np.concatenate([points[at][None], own[1:]]))
         leaves.append((int(owner[at]), int(place[at])))
     return chains, leaves
+
+
+def _without_caps(chain: Array, wall: cKDTree, from_start: bool) -> Array:
+    """A chain without the points at its free ends whose distance to the wall is that to the vessel's cap.
+
+    The inlet's end keeps its number of points: where other chains leave is counted from it.
+    """
+    radius = wall.query(chain)[0]
+    longest = len(chain) // 4
+
+    def cap(widths: Array) -> int:
+        behind = float(np.median(widths[: 2 * longest + 1]))
+        full = np.flatnonzero(widths >= CAP_DEPTH * behind)
+        return min(int(full[0]) if len(full) else 0, longest)
+
+    chain = chain[: len(chain) - cap(radius[::-1])]
+    if from_start and cap(radius):
+        # The points are drawn together beyond the cap.
+        first = cap(radius)
+        count = len(chain)
+        places = np.interp(np.arange(count), [0, 2 * first, count - 1], [first, 2 * first, count - 1])
+        chain = np.column_stack([np.interp(places, np.arange(count), chain[:, axis]) for axis in range(3)])
+    return chain
 
 
 def _tree(

@@ -103,6 +103,10 @@ def closed_surface(surface: pv.PolyData, name: str) -> tuple[pv.PolyData, list[s
             f"{faults.n_cells} edges belong to more than two triangles (around {_point(faults.points.mean(axis=0))}); "
             f"inside and outside are clear all the same."
         )
+    # Caps may face the other way, and the volume would be wrong.
+    surface = surface.compute_normals(
+        cell_normals=True, point_normals=False, split_vertices=False, consistent_normals=True, auto_orient_normals=True
+    )
     surface.clear_data()
     return surface, notes
 
@@ -229,8 +233,28 @@ def _level_set(surface: pv.PolyData, step: float, name: str) -> Grid:
         block = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
     block = ndimage.binary_fill_holes(block)
     # The distance is taken to the triangles' middles: they have to be small.
-    dense = surface.subdivide_adaptive(max_edge_len=step, max_n_passes=8)
-    return distance_to(dense, fine.like(np.where(block, -1.0, 1.0).astype(np.float32)))
+    return distance_to(_divided(surface, step), fine.like(np.where(block, -1.0, 1.0).astype(np.float32)))
+
+
+def _divided(surface: pv.PolyData, longest: float) -> pv.PolyData:
+    """The same surface of triangles with edges no longer than ``longest``, each halved across its longest edge.
+
+    Neighbors are not made to agree: only the triangles' places and normals are wanted.
+    """
+    corners = np.asarray(surface.points, dtype=float)[surface.faces.reshape(-1, 4)[:, 1:]]
+    done = []
+    while len(corners):
+        edges = np.linalg.norm(np.roll(corners, -1, axis=1) - corners, axis=2)
+        large = edges.max(axis=1) > longest
+        done.append(corners[~large])
+        # The longest edge first: from corner 0 to corner 1.
+        turn = (np.argmax(edges[large], axis=1)[:, None] + np.arange(3)) % 3
+        a, b, c = np.moveaxis(np.take_along_axis(corners[large], turn[:, :, None], axis=1), 1, 0)
+        middle = 0.5 * (a + b)
+        corners = np.concatenate([np.stack([a, middle, c], axis=1), np.stack([middle, b, c], axis=1)])
+    small = np.concatenate(done)
+    faces = np.column_stack([np.full(len(small), 3), np.arange(3 * len(small)).reshape(-1, 3)])
+    return pv.PolyData(small.reshape(-1, 3), faces.ravel())
 
 
 def _enclosed(surface: pv.PolyData, grid: Grid, name: str) -> Mask:

@@ -280,7 +280,7 @@ def _cut(
     near = wanted.inlet_near
     while True:
         if request.centerline is not None:
-            centerline = read_own_centerline(request.centerline, level_set, inlet_near=near)
+            centerline = read_own_centerline(request.centerline, level_set, inlet_near=near, unit=request.unit)
         else:
             centerline = extract_centerline(level_set, inlet_near=near, max_ends=wanted.most, image=image)
         trimmed = trim_to_centerline(level_set, centerline)
