@@ -9,27 +9,23 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from meshes.centerline import Centerline
-from meshes.grid import Array, Grid
+from meshes.grid import Grid
 from meshes.ports import SECTION_REACH, Port, plane_axes
 
 BEYOND_RADII = 1.5
 """An extension goes on behind the port's new place by this many radii, for the port's plane to cut."""
 
 
-def extended(
-    level_set: sitk.Image, ports: Sequence[Port], centerline: Centerline, radii: float
-) -> tuple[sitk.Image, tuple[Port, ...], Centerline]:
+def extended(level_set: sitk.Image, ports: Sequence[Port], radii: float) -> tuple[sitk.Image, tuple[Port, ...]]:
     """The lumen with every port moved outward along its normal, the port's section led on unchanged.
 
     Args:
         level_set: signed distance to the wall, mm, negative inside.
         ports: of the lumen.
-        centerline: with the ports' names at its ends.
         radii: length of each extension in the port's radii.
 
     Returns:
-        The level set on a larger grid, the ports at the extensions' ends, and the centerline led on to them.
+        The level set on a larger grid, and the ports at the extensions' ends. The centerline stays that of the vessel.
     """
     field = Grid.of(level_set)
     step = float(field.spacing.max())
@@ -47,7 +43,7 @@ def extended(
     for port, section in zip(ports, sections, strict=True):
         _lead_on(wide, port, section, radii, step)
     moved = tuple(replace(port, center=port.center + radii * port.radius * port.normal) for port in ports)
-    return wide.image(), moved, _led_on(centerline, moved)
+    return wide.image(), moved
 
 
 def _section(field: Grid, port: Port) -> Grid:
@@ -103,43 +99,3 @@ def _near(wide: Grid, port: Port, reach: float) -> np.typing.NDArray[np.bool_]:
     near = np.zeros(wide.values.shape, dtype=bool)
     near[low[2] : high[2], low[1] : high[1], low[0] : high[0]] = True
     return near
-
-
-def _led_on(centerline: Centerline, ports: Sequence[Port]) -> Centerline:
-    """The centerline with straight points on to the ports' new places."""
-    points, radius, owner, arc, branches = [], [], [], [], []
-    total = 0
-    by_name = {port.name: port for port in ports}
-    inlet = next(port for port in ports if port.role == "inlet")
-    for branch in centerline.branches:
-        line, width = centerline.points[branch.point_ids], centerline.radius[branch.point_ids]
-        spacing = float(np.linalg.norm(np.diff(line, axis=0), axis=1).mean()) if len(line) > 1 else 1.0
-        if branch.parent is None:
-            line, width = _straight(line[::-1], width[::-1], inlet.center, spacing)
-            line, width = line[::-1], width[::-1]
-        if branch.end in by_name:
-            line, width = _straight(line, width, by_name[branch.end].center, spacing)
-        ids = np.arange(total, total + len(line))
-        total += len(line)
-        branches.append(replace(branch, point_ids=ids))
-        points.append(line)
-        radius.append(width)
-        owner.append(np.full(len(line), branch.index))
-        arc.append(np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))]))
-    return replace(
-        centerline,
-        points=np.concatenate(points),
-        radius=np.concatenate(radius),
-        branch=np.concatenate(owner),
-        arc_length=np.concatenate(arc),
-        branches=tuple(branches),
-    )
-
-
-def _straight(line: Array, width: Array, target: Array, spacing: float) -> tuple[Array, Array]:
-    """A line led on straight to a point."""
-    count = max(1, round(float(np.linalg.norm(target - line[-1])) / spacing))
-    shares = np.linspace(0.0, 1.0, count + 1)[1:, None]
-    return np.concatenate([line, line[-1] + shares * (target - line[-1])]), np.concatenate(
-        [width, np.full(count, width[-1])]
-    )

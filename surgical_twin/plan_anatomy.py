@@ -227,7 +227,7 @@ def mesh_step(case: Case, request: PlanRequest, say: Say) -> None:
     narrowing = unresolved_narrowing(level_set, centerline)
     vessel = measure_tree(image, level_set, centerline)
     if plan_ports.extension_radii:
-        trimmed, ports, centerline = extended(trimmed, ports, centerline, plan_ports.extension_radii)
+        trimmed, ports = extended(trimmed, ports, plan_ports.extension_radii)
     mesh = mesh_lumen(
         trimmed,
         ports,
