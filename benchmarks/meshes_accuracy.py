@@ -13,7 +13,7 @@ import io
 import json
 import logging
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -290,7 +290,7 @@ def main() -> None:
             found.append(errors)
             shown = [getattr(errors, column) for column in COLUMNS]
             table.add_row(name, "x".join(map(str, spacing)), *("" if v is None else f"{v:.3g}" for v in shown))
-            console.print(f"{name} {spacing} done")
+            console.print(f"{name} {spacing}: " + json.dumps(asdict(errors)), soft_wrap=True, highlight=False)
     console.print(table)
 
     def mean(column: str) -> float:

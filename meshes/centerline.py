@@ -7,7 +7,9 @@ some of its inscribed radii, is not looked at again; a branch has to stick out o
 own width. So the rules have no length in mm. Paths are then smoothed and their points moved to the ridge of the
 distance, between voxels.
 
-A tree with loops (a circle of Willis) is opened where the paths meet; the mesh keeps the loop.
+A tree with loops (a circle of Willis) is opened where two paths meet halfway around a loop. Such a meeting is told from
+an end by the lumen: through it the way to the other path is short, along the tree it is long. Both branches are marked
+as closing a loop, no port is put there, and the mesh keeps the loop.
 """
 
 from dataclasses import dataclass, replace
@@ -43,6 +45,17 @@ FRAYED_RADII = 3.5
 An aorta whose signal fades towards the coil's edge ends in tips over some one and a half diameters.
 """
 
+STRAND_RADII, STRAND_WIDTH = 4.5, 0.6
+"""A side branch thinner than the second part of its vessel's usual radius is a strand even if it reaches the first many
+of those radii: a vessel that the image's edge cuts lengthwise ends in a thin sheet."""
+
+BORDER_VOXELS = 1.0
+"""Lumen this near to the image's outermost voxels leaves the image there."""
+
+MEETING_RADII, AROUND_RADII = 3.0, 6.0
+"""Two paths meet in a loop where one's tip is within the first many of its radii of the other through the lumen, and
+farther than the second many along the tree."""
+
 MOST_PATHS = 400
 
 WIDTH_DECAY = 0.25
@@ -68,6 +81,8 @@ class Branch:
     parent: int | None
     end: str | None = None
     """the port's name where it ends in one"""
+    closes_loop: bool = False
+    """whether it ends where it meets another branch, halfway around a loop, and not at an end of the lumen"""
 
 
 @dataclass(frozen=True)
@@ -116,7 +131,11 @@ class Centerline:
     def terminals(self) -> list[tuple[int, int]]:
         """Of each end of the tree: its branch, and the id of its outermost point; the inlet first."""
         parents = {branch.parent for branch in self.branches}
-        ends = [(branch.index, int(branch.point_ids[-1])) for branch in self.branches if branch.index not in parents]
+        ends = [
+            (branch.index, int(branch.point_ids[-1]))
+            for branch in self.branches
+            if branch.index not in parents and not branch.closes_loop
+        ]
         return [(0, int(self.branches[0].point_ids[0])), *ends]
 
     def named(self, ends: dict[int, str]) -> "Centerline":
@@ -126,7 +145,11 @@ class Centerline:
 
 
 def extract_centerline(
-    level_set: sitk.Image, *, inlet_near: tuple[float, float, float] | None = None, max_ends: int = 10
+    level_set: sitk.Image,
+    *,
+    inlet_near: tuple[float, float, float] | None = None,
+    max_ends: int = 10,
+    image: sitk.Image | None = None,
 ) -> Centerline:
     """Find the centerline tree of a lumen.
 
@@ -134,6 +157,9 @@ def extract_centerline(
         level_set: signed distance to the wall, mm, negative inside.
         inlet_near: the end nearest to this point (mm, LPS) is the inlet; the widest where None.
         max_ends: the tree keeps this many ends at most, those of the widest branches.
+        image: what the lumen was found in. Where the lumen leaves it, through a connected patch of its border, is
+        one end
+            of a vessel, even if the border cuts the vessel lengthwise.
 
     Raises:
         InputError: the lumen is too small or too round to have two ends.
@@ -141,8 +167,14 @@ def extract_centerline(
     field = Grid.of(level_set)
     coarse = _coarse(field)
     graph = _LumenGraph(coarse)
-    paths, notes = _paths(graph, max_ends)
-    tree = _tree(paths)
+    paths, notes = _paths(graph, max_ends, _openings(graph, image))
+    paths, meeting = _meetings(graph, paths)
+    if meeting:
+        notes.append(
+            f"{(len(meeting) + 1) // 2} loops of vessels are closed in the mesh; the centerline is opened "
+            "halfway around."
+        )
+    tree = _tree(paths, meeting)
     root = _choose_inlet(tree, graph, inlet_near)
     return _smooth_tree(tree, root, graph, field, notes)
 
@@ -204,7 +236,44 @@ def _shrunk(field: Grid, factor: float) -> Grid:
     return Grid(values, field.origin, spacing, field.direction)
 
 
-def _paths(graph: _LumenGraph, max_ends: int) -> tuple[list[Indices], list[str]]:
+def _openings(graph: _LumenGraph, image: sitk.Image | None) -> Indices:
+    """(count,) number of the patch of the image's border that a voxel lies in, -1 away from it."""
+    opening = np.full(len(graph.positions), -1, dtype=np.int64)
+    if image is None:
+        return opening
+    grid = Grid(np.zeros((0, 0, 0)), np.array(image.GetOrigin()), np.array(image.GetSpacing()),
+                np.array(image.GetDirection()).reshape(3, 3))  # fmt: skip
+    index = grid.to_index(graph.positions)
+    at_border = (np.minimum(index, np.array(image.GetSize()) - 1.0 - index) <= BORDER_VOXELS).any(axis=1)
+    border = np.flatnonzero(at_border)
+    _, opening[border] = csgraph.connected_components(graph.length[border][:, border], directed=False)
+    return opening
+
+
+def _at_same_opening(graph: _LumenGraph, paths: list[Indices], opening: Indices) -> set[int]:
+    """Numbers of the paths that leave the image through an opening that a wider path leaves it through."""
+    places = np.flatnonzero(opening >= 0)
+    if len(places) == 0:
+        return set()
+    tips = np.array([int(paths[0][0]), *(int(path[-1]) for path in paths)])
+    away, nearest = cKDTree(graph.positions[places]).query(graph.positions[tips])
+    through = np.where(away <= graph.width[tips] + graph.step, opening[places[nearest]], -1)
+    widths = [np.inf, *(_own_radius(graph, path)[0] for path in paths)]
+    dropped: set[int] = set()
+    for number, path in reversed(list(enumerate(paths))[1:]):
+        carries = any(
+            path[0] != other[0] and other[0] in path for n, other in enumerate(paths[1:], 1) if n not in dropped
+        )
+        rivals = [
+            n for n in range(len(paths)) if n != number and n not in dropped and through[n + 1] == through[number + 1]
+        ]
+        wider = through[0] == through[number + 1] or any(widths[n + 1] >= widths[number + 1] for n in rivals)
+        if through[number + 1] >= 0 and wider and not carries:
+            dropped.add(number)
+    return dropped
+
+
+def _paths(graph: _LumenGraph, max_ends: int, opening: Indices) -> tuple[list[Indices], list[str]]:
     """Voxel paths: the first between two ends, each other from a voxel of the tree to a new end."""
     deepest = int(np.argmax(graph.depth))
     reach = graph.distances(deepest)
@@ -248,6 +317,12 @@ def _paths(graph: _LumenGraph, max_ends: int) -> tuple[list[Indices], list[str]]
     if strands:
         paths = [path for number, path in enumerate(paths) if number not in strands]
         notes.append(f"{len(strands)} short strands at frayed ends of wider vessels are taken as part of those ends.")
+    doubled = _at_same_opening(graph, paths, opening)
+    if doubled:
+        paths = [path for number, path in enumerate(paths) if number not in doubled]
+        notes.append(
+            f"{len(doubled)} ends leave the image through the same opening as a wider vessel and are left out."
+        )
     kept = _widest(graph, paths, max_ends)
     if len(kept) < len(paths):
         notes.append(
@@ -274,10 +349,14 @@ def _frayed(graph: _LumenGraph, paths: list[Indices]) -> set[int]:
                 continue
             away = np.linalg.norm(graph.positions[other] - graph.positions[path[0]], axis=1)
             around = away <= 2.0 * FRAYED_RADII * float(graph.width[path[0]])
+            onward, back = other[int(place[0]) :], other[: int(place[0]) + 1][::-1]
             reach = FRAYED_RADII * float(graph.depth[other[around]].max())
+            behind = np.linalg.norm(graph.positions[back] - graph.positions[path[0]], axis=1) >= reach
+            usual = float(np.median(graph.depth[back[behind]])) if behind.any() else 0.0
+            if _own_radius(graph, path)[0] < STRAND_WIDTH * usual:
+                reach = max(reach, STRAND_RADII * usual)
             if _reach(graph, path) >= reach:
                 continue
-            onward, back = other[int(place[0]) :], other[: int(place[0]) + 1][::-1]
             if any(len(end) > 1 and _reach(graph, end) < reach for end in ([onward, back] if n == 0 else [onward])):
                 strands.add(number)
     return strands
@@ -336,16 +415,61 @@ def _cover(graph: _LumenGraph, path: Indices, covered: npt.NDArray[np.bool_]) ->
     covered[path] = True
 
 
+def _meetings(graph: _LumenGraph, paths: list[Indices]) -> tuple[list[Indices], set[int]]:
+    """Paths that meet others halfway around loops, led on to where they meet, and their last voxels.
+
+    The lumen goes on behind such a tip to another path, which along the tree is far away.
+    """
+    paths = list(paths)
+    meeting: set[int] = set()
+    tips = [(number, int(path[-1])) for number, path in enumerate(paths)]
+    begins = {int(path[0]) for path in paths[1:]}
+    for number, tip in tips:
+        if tip in begins:
+            continue
+        width = float(max(graph.width[tip], graph.step))
+        reach = MEETING_RADII * width + graph.step
+        near, before = csgraph.dijkstra(
+            graph.length, directed=False, indices=tip, limit=reach, return_predecessors=True
+        )
+        along = _along_tree(graph, paths, tip)
+        others = np.array(sorted({int(v) for n, path in enumerate(paths) if n != number for v in path}), dtype=np.int64)
+        met = others[(near[others] <= reach) & (along[others] > AROUND_RADII * width + 2.0 * near[others])]
+        if len(met) == 0:
+            continue
+        nearest = int(met[np.argmin(near[met])])
+        way = [nearest]
+        while way[-1] != tip:
+            way.append(int(before[way[-1]]))
+        # Up to the other path, and no voxel of it.
+        paths[number] = np.concatenate([paths[number], np.array(way[-2:0:-1], dtype=np.int64)])
+        meeting.add(int(paths[number][-1]))
+    return paths, meeting
+
+
+def _along_tree(graph: _LumenGraph, paths: list[Indices], start: int) -> Array:
+    """(count,) distance [mm] of the paths' voxels from one of them along the paths; infinite elsewhere."""
+    rows = np.concatenate([path[:-1] for path in paths])
+    columns = np.concatenate([path[1:] for path in paths])
+    lengths = np.linalg.norm(graph.positions[rows] - graph.positions[columns], axis=1)
+    count = len(graph.positions)
+    tree = sparse.coo_matrix((lengths, (rows, columns)), shape=(count, count)).tocsr()
+    distance: Array = csgraph.dijkstra(tree, directed=False, indices=start)
+    return distance
+
+
 @dataclass(frozen=True)
 class _Tree:
     """Chains of voxels between ends and junctions, undirected."""
 
     chains: list[Indices]
     ends: list[int]
-    """voxels that are an end of one chain only"""
+    """voxels that are an end of one chain only, and of the lumen"""
+    meeting: frozenset[int]
+    """voxels where a chain ends because it meets another one in a loop"""
 
 
-def _tree(paths: list[Indices]) -> _Tree:
+def _tree(paths: list[Indices], meeting: set[int]) -> _Tree:
     """Split paths where others begin."""
     junctions = {int(path[0]) for path in paths[1:]}
     chains: list[Indices] = []
@@ -359,7 +483,12 @@ def _tree(paths: list[Indices]) -> _Tree:
     for chain in chains:
         for voxel in (int(chain[0]), int(chain[-1])):
             touched[voxel] = touched.get(voxel, 0) + 1
-    return _Tree(chains, [voxel for voxel, count in touched.items() if count == 1])
+    ends = [voxel for voxel, count in touched.items() if count == 1 and voxel not in meeting]
+    if len(ends) < 2:
+        raise InputError(
+            "The lumen has no two ends that a centerline could join: it is closed in itself; is it a vessel?"
+        )
+    return _Tree(chains, ends, frozenset(meeting))
 
 
 def _choose_inlet(tree: _Tree, graph: _LumenGraph, near: tuple[float, float, float] | None) -> int:
@@ -419,12 +548,12 @@ def _smooth_tree(tree: _Tree, root: int, graph: _LumenGraph, field: Grid, notes:
             for end, place in ((ends[0], 0), (ends[1], -1)):
                 if end in fixed:
                     line = _pulled(line, place, fixed[end])
-                elif end not in tree.ends:
+                elif end not in tree.ends and end not in tree.meeting:
                     fixed[end] = line[place]
             index = len(branches)
             ids = np.arange(total, total + len(line))
             total += len(line)
-            branches.append(Branch(index, ids, parent))
+            branches.append(Branch(index, ids, parent, closes_loop=ends[1] in tree.meeting))
             points.append(line)
             radii.append(wall.query(line)[0])
             owner.append(np.full(len(line), index))
@@ -443,7 +572,7 @@ def _smooth_tree(tree: _Tree, root: int, graph: _LumenGraph, field: Grid, notes:
 def _smooth(voxels: Array, depth: Array, field: Grid) -> Array:
     """A smooth line near a chain of voxels, on the ridge of the distance, evenly spaced."""
     step = 0.75 * float(field.spacing.max())
-    line = _resampled(voxels, step)
+    line = resampled_line(voxels, step)
     if len(line) < 5:
         return line
     sigma = max(2.0, SMOOTHING_RADII * float(np.median(depth)) / step)
@@ -458,7 +587,7 @@ def _smooth(voxels: Array, depth: Array, field: Grid) -> Array:
         move = np.clip(0.4 * radius, 0.0, float(field.spacing.max()))[:, None] * uphill
         move[[0, -1]] = 0.0
         line = _blurred(line + move, 0.5 * sigma)
-    return _resampled(line, step)
+    return resampled_line(line, step)
 
 
 def _blurred(line: Array, sigma: float) -> Array:
@@ -471,7 +600,7 @@ def _blurred(line: Array, sigma: float) -> Array:
     return np.asarray(smooth)
 
 
-def _resampled(line: Array, step: float) -> Array:
+def resampled_line(line: Array, step: float) -> Array:
     """The same line with points evenly about ``step`` mm apart."""
     arc = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
     count = max(3, round(arc[-1] / step) + 1)

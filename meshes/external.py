@@ -1,49 +1,115 @@
-"""The lumen as somebody else has segmented it: label maps, 3D Slicer's segmentations, closed surfaces."""
+"""The lumen as somebody else has segmented it: label maps, segmentations of 3D Slicer and DICOM, surfaces."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyvista as pv
 import SimpleITK as sitk
 from scipy import ndimage
-from vtkmodules.vtkImagingStencil import vtkImageStencilToImage, vtkPolyDataToImageStencil
 
+from meshes.dicom_segmentation import is_dicom_segmentation, read_dicom_segment
 from meshes.errors import InputError
 from meshes.grid import Grid
-from meshes.image import read_image
-from meshes.level_set import distance_to, signed_distance
+from meshes.image import check_volume, is_label_map, read_image, read_volume
+from meshes.level_set import signed_distance
 from meshes.lumen import Lumen
+from meshes.slicer import is_segmentation, read_segment
+from meshes.surfaces import Unit, image_of_surface, is_surface, labels_on, lumen_from_surface, read_surface
 
-SURFACES = (".stl", ".vtp", ".obj", ".ply")
+LEAST_INSIDE = 0.9
+"""At least this part of a segmentation on another grid has to lie in the image."""
+
+NEXT_PART = 0.1
+"""A separate part of at least this part of the largest one's size is told of by its place."""
+
 Mask = npt.NDArray[np.bool_]
 
 
-def read_lumen(path: Path, image: sitk.Image, *, value: int | None = None, segment: str | None = None) -> Lumen:
-    """Read a segmentation: a label map on the image's grid, a ``.seg.nrrd`` of 3D Slicer, or a closed surface.
+@dataclass(frozen=True)
+class Source:
+    """What a plan begins with.
+
+    Attributes:
+        image: the planning image.
+        notes: what was decided, one sentence each.
+        is_lumen: the file is a segmentation and not an image of a patient: the lumen is to be taken from it, too.
+    """
+
+    image: sitk.Image
+    notes: tuple[str, ...] = ()
+    is_lumen: bool = False
+
+
+def read_source(
+    path: Path, *, series: str | None = None, segment: str | None = None, unit: Unit | None = None
+) -> Source:
+    """Read the image of a plan; where there is a segmentation only, one that shows it.
+
+    Args:
+        path: an image, a folder of DICOM slices, a segmentation (label map, ``.seg.nrrd``, DICOM) or a surface.
+        series: SeriesInstanceUID, for a folder of DICOM.
+        segment: of a segmentation with several, by its name.
+        unit: of a surface's lengths; mm where None.
+
+    Raises:
+        InputError: it cannot be read, or is nothing of the kind.
+    """
+    if path.is_file() and is_surface(path):
+        image, notes = image_of_surface(path, unit)
+        return Source(image, notes, is_lumen=True)
+    if path.is_file() and (is_segmentation(path) or is_dicom_segmentation(path)):
+        read = read_segment if is_segmentation(path) else read_dicom_segment
+        label = check_volume(read(path, segment), str(path))
+        return Source(_padded(label), (_LABELS_ONLY,), is_lumen=True)
+    volume = read_volume(path, series=series)
+    if is_label_map(volume.image):
+        return Source(volume.image, (*volume.notes, _LABELS_ONLY), is_lumen=True)
+    return Source(volume.image, volume.notes)
+
+
+_LABELS_ONLY = "The image is a label map: the lumen is taken from it, and there are no grey values to measure by."
+
+
+def read_lumen(
+    path: Path, image: sitk.Image, *, value: int | None = None, segment: str | None = None, unit: Unit | None = None
+) -> Lumen:
+    """Read a segmentation: a label map, a ``.seg.nrrd`` of 3D Slicer, a DICOM segmentation, or a closed surface.
 
     Args:
         path: the file; STL, VTP, OBJ and PLY are surfaces, all else is a label map.
         image: the planning image.
         value: which label is lumen; all but 0 where None.
-        segment: the name of a segment of a ``.seg.nrrd``.
+        segment: the name of a segment of a ``.seg.nrrd`` or a DICOM segmentation.
+        unit: of a surface's lengths; mm where None.
 
     Raises:
-        InputError: it cannot be read, is empty, is on another grid, is open, or has no such segment or label.
+        InputError: it cannot be read, is empty, does not lie in the image, cannot be closed, or has no such segment or
+            label.
     """
-    if path.suffix.lower() in SURFACES:
+    if is_surface(path):
         if segment is not None:
             raise InputError(f"{path} is a surface and has no segments; leave --segment out.")
-        return lumen_from_surface(_read_surface(path), image, name=str(path))
-    if path.name.lower().endswith(".seg.nrrd"):
-        return lumen_from_labels(*_read_slicer(path, image, segment), value=value)
+        return lumen_from_surface(read_surface(path), image, unit=unit, name=str(path))
+    if unit is not None:
+        raise InputError(f"{path} is no surface, and its file says in which unit it is; leave --unit out.")
+    if is_segmentation(path):
+        return lumen_from_labels(read_segment(path, segment), image, value=value)
+    if is_dicom_segmentation(path):
+        return lumen_from_labels(read_dicom_segment(path, segment), image, value=value)
     if segment is not None:
-        raise InputError(f"{path} has no named segments, only a .seg.nrrd has; choose a label in plan.toml.")
+        raise InputError(
+            f"{path} has no named segments, only a .seg.nrrd or a DICOM segmentation has; choose a label in plan.toml."
+        )
     return lumen_from_labels(read_image(path), image, value=value)
 
 
 def lumen_from_labels(labels: sitk.Image, image: sitk.Image, *, value: int | None = None) -> Lumen:
-    """Take the lumen from a label map on the image's grid.
+    """Take the lumen from a label map, on the image's grid or on another one.
+
+    Labels on the image's grid, or on a part of it, are taken as they are. From labels on another grid that lies in the
+    image the wall is found on their own grid, and nothing of their resolution is lost; only the label map that is
+    returned is resampled.
 
     Args:
         labels: 0 is background.
@@ -51,22 +117,41 @@ def lumen_from_labels(labels: sitk.Image, image: sitk.Image, *, value: int | Non
         value: which label is lumen; all but 0 where None.
 
     Raises:
-        InputError: the label map is on another grid, or holds no such label.
+        InputError: the label map does not lie in the image, is none, or holds no such label.
     """
-    _check_same_grid(labels, image)
     grid = Grid.of(labels, np.float32)
+    target = Grid.of(image, np.float32)
+    aligned = _is_part(grid, target)
+    if not np.array_equal(np.rint(grid.values), grid.values):
+        raise InputError(
+            f"The label map {'' if aligned else 'is on another grid than the image and '}holds values that are "
+            "no whole "
+            f"numbers; it is no label map: give one, or leave --labels out."
+        )
     wanted = grid.values != 0 if value is None else grid.values == value
     if not wanted.any():
         present = ", ".join(f"{number:g}" for number in np.unique(grid.values)[:20])
         asked = "any label but 0" if value is None else f"label {value}"
         raise InputError(f"The label map holds no voxel of {asked}; its values are {present}.")
-    parts, count = ndimage.label(wanted, np.ones((3, 3, 3)))
-    notes = []
-    if count > 1:
-        sizes = np.bincount(parts.ravel())[1:]
-        wanted = parts == 1 + int(np.argmax(sizes))
-        notes.append(f"Of {count} separate parts of the label map the largest, {sizes.max()} voxels, is used.")
-    wanted = ndimage.binary_fill_holes(wanted)
+    notes: list[str] = []
+    inside = float(target.contains(grid.positions_of(np.flatnonzero(wanted)), margin=-0.5).mean())
+    if inside < LEAST_INSIDE:
+        raise InputError(
+            f"The label map is on another grid than the image and does not lie in it: only {100 * inside:.0f} % of its "
+            f"labels are inside ({_extent(grid)} against {_extent(target)} mm, LPS); is it of this image?"
+        )
+    if inside < 1.0:
+        notes.append(f"{100 * (1 - inside):.1f} % of the label map lie outside of the image.")
+    if aligned:
+        wanted_grid = _on_grid(grid.like(wanted.astype(np.uint8)), target)
+        wanted, grid = wanted_grid.values > 0, wanted_grid
+    else:
+        notes.append(
+            f"The label map is on another grid ({_shape(grid)}) than the image ({_shape(target)}); its wall is "
+            "found on its "
+            f"own grid."
+        )
+    wanted, more = _one_whole(wanted, grid)
     low, high = _box(wanted, 4)
     cropped = grid.crop(low.tolist(), high.tolist())
     block = wanted[low[2] : high[2], low[1] : high[1], low[0] : high[0]]
@@ -75,150 +160,57 @@ def lumen_from_labels(labels: sitk.Image, image: sitk.Image, *, value: int | Non
     soft = ndimage.gaussian_filter(block.astype(np.float32), 0.7)
     level = float(np.quantile(soft, 1.0 - block.mean()))
     relative = cropped.like((level - soft).astype(np.float32))
-    return Lumen(
-        label=grid.like(wanted.astype(np.uint8)).image(),
-        level_set=signed_distance(relative, block),
-        notes=tuple(notes),
+    level_set = signed_distance(relative, block)
+    if aligned:
+        label = target.like(wanted.astype(np.uint8))
+    else:
+        label = labels_on(target, Grid.of(level_set))
+        if not label.values.any():
+            raise InputError("The label map is so much finer than the image that no voxel of the image is lumen.")
+    return Lumen(label=label.image(), level_set=level_set, notes=(*notes, *more))
+
+
+def _one_whole(wanted: Mask, grid: Grid) -> tuple[Mask, list[str]]:
+    """The largest part of a mask with its hollows filled, and what was done, one sentence each."""
+    notes = []
+    parts, count = ndimage.label(wanted, np.ones((3, 3, 3)))
+    if count > 1:
+        sizes = np.bincount(parts.ravel())[1:]
+        order = np.argsort(-sizes, kind="stable")
+        wanted = parts == 1 + int(order[0])
+        notes.append(f"Of {count} separate parts of the label map the largest, {sizes.max()} voxels, is used.")
+        for number in order[1:4]:
+            if sizes[number] >= NEXT_PART * sizes.max():
+                where = grid.positions_of(np.flatnonzero(parts == 1 + int(number))).mean(axis=0)
+                notes.append(
+                    f"Another vessel tree of {sizes[number]} voxels, around {_point(where)} mm, is not "
+                    "connected with it and "
+                    f"is left out."
+                )
+    filled = ndimage.binary_fill_holes(wanted)
+    hollow = int(filled.sum() - wanted.sum())
+    if hollow:
+        notes.append(f"Hollows of {hollow} voxels within the lumen are filled.")
+    return np.asarray(filled), notes
+
+
+def _is_part(labels: Grid, grid: Grid) -> bool:
+    """Whether the voxels of a label map are voxels of a grid."""
+    tolerance = 1e-3 * float(grid.spacing.min())
+    first = grid.to_index(labels.to_position(np.zeros(3)))[0]
+    last = grid.to_index(labels.to_position(labels.size - 1.0))[0]
+    # Over the whole of the label map, so that small differences of spacing and direction count by what they do.
+    drift = last - first - (labels.size - 1)
+    return bool(
+        np.allclose(labels.matrix, grid.matrix, atol=10 * tolerance)
+        and np.abs(first - np.round(first)).max() <= 1e-2
+        and np.abs(drift).max() <= 0.1
     )
-
-
-def lumen_from_surface(surface: pv.PolyData, image: sitk.Image, *, name: str = "the surface") -> Lumen:
-    """Take the lumen from a closed surface, whose exact distance is kept.
-
-    A surface file does not say in which frame it is. One that lies in the image in LPS only, or in RAS only (as VMTK
-    writes), is there; one that lies in it in both is taken as LPS, with a note.
-
-    Args:
-        surface: triangles, mm.
-        image: the planning image; the label map is made on its grid.
-        name: what messages call it.
-
-    Raises:
-        InputError: it is empty, open, or not in the image.
-    """
-    surface = surface.triangulate().clean()
-    if surface.n_cells == 0:
-        raise InputError(f"{name} holds no triangles; export it as a closed surface mesh.")
-    edges = surface.extract_feature_edges(
-        boundary_edges=True, non_manifold_edges=True, feature_edges=False, manifold_edges=False
-    )
-    if edges.n_cells:
-        where = ", ".join(f"{value:.1f}" for value in edges.points.mean(axis=0))
-        raise InputError(
-            f"{name} is no closed surface: {edges.n_cells} of its edges are open or belong to more than two triangles "
-            f"(around {where}); close it first, caps included."
-        )
-    grid = Grid.of(image)
-    points = np.asarray(surface.points, dtype=float)
-    frames = {"LPS": points, "RAS": points * [-1.0, -1.0, 1.0]}
-    inside = {frame: float(grid.contains(places).mean()) for frame, places in frames.items()}
-    frame = "LPS" if inside["LPS"] >= 0.9 or inside["LPS"] >= inside["RAS"] else "RAS"
-    if inside[frame] < 0.5:
-        raise InputError(
-            f"{name} lies outside the image ({100 * inside['LPS']:.0f} % of its points are inside in LPS, "
-            f"{100 * inside['RAS']:.0f} % in RAS); are its lengths in mm, and is it of this patient?"
-        )
-    surface.points = frames[frame]
-    notes = [f"The surface is taken to be in {frame}, in mm."]
-    if min(inside.values()) > 0.5:
-        notes.append("It would lie in the image in RAS as well: look at the picture.")
-    # A grid of its own, as fine as the image, for the exact distance.
-    step = float(np.cbrt(np.prod(grid.spacing)))
-    low, high = np.array(surface.bounds[::2]) - 5 * step, np.array(surface.bounds[1::2]) + 5 * step
-    size = np.ceil((high - low) / step).astype(int) + 1
-    fine = Grid(np.zeros(size[::-1], dtype=np.float32), low, np.full(3, step), np.eye(3))
-    block = _enclosed(surface, fine)
-    if not block.any():
-        raise InputError(f"{name} encloses no voxel of the image; are its lengths in mm?")
-    # The distance is taken to the triangles' middles: they have to be small.
-    dense = surface.subdivide_adaptive(max_edge_len=step, max_n_passes=8)
-    level_set = distance_to(dense, fine.like(np.where(block, -1.0, 1.0).astype(np.float32)))
-    label = np.zeros(grid.values.shape, dtype=np.uint8)
-    corners = np.array([[x, y, z] for x in (0, size[0]) for y in (0, size[1]) for z in (0, size[2])])
-    corners = grid.to_index(fine.to_position(corners))
-    first = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, grid.size)
-    last = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1, 0, grid.size)
-    part = grid.crop(first.tolist(), last.tolist())
-    depth = level_set.sample(part.positions_of(np.arange(part.values.size)), outside=step).reshape(part.values.shape)
-    label[first[2] : last[2], first[1] : last[1], first[0] : last[0]] = depth < 0
-    return Lumen(label=grid.like(label).image(), level_set=level_set.image(), notes=tuple(notes))
-
-
-def _enclosed(surface: pv.PolyData, grid: Grid) -> Mask:
-    """Which points of an axis-aligned grid a closed surface encloses."""
-    stencil = vtkPolyDataToImageStencil()
-    stencil.SetInputData(surface)
-    stencil.SetOutputOrigin(*grid.origin)
-    stencil.SetOutputSpacing(*grid.spacing)
-    stencil.SetOutputWholeExtent(*(int(n) for size in grid.size for n in (0, size - 1)))
-    to_image = vtkImageStencilToImage()
-    to_image.SetInputConnection(stencil.GetOutputPort())
-    to_image.SetInsideValue(1)
-    to_image.SetOutsideValue(0)
-    to_image.SetOutputScalarTypeToUnsignedChar()
-    to_image.Update()
-    return np.asarray(pv.wrap(to_image.GetOutput()).active_scalars).reshape(grid.values.shape) > 0
-
-
-def _read_surface(path: Path) -> pv.PolyData:
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; give a label map or a closed surface.")
-    try:
-        surface = pv.read(path)
-    except Exception as error:  # VTK's readers raise errors of many kinds
-        raise InputError(f"{path} cannot be read as a surface ({error}).") from error
-    if not isinstance(surface, pv.PolyData):
-        raise InputError(f"{path} holds a {type(surface).__name__} and no surface of triangles.")
-    return surface
-
-
-def _read_slicer(path: Path, image: sitk.Image, segment: str | None) -> tuple[sitk.Image, sitk.Image]:
-    """A segmentation of 3D Slicer as a label map on the image's grid, and the image.
-
-    Segments that overlap are in several layers; the file covers only as much of the grid as its segments fill.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; give a label map or a segmentation.")
-    try:
-        stored = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise InputError(f"{path} cannot be read ({str(error).strip().splitlines()[-1]}).") from error
-    segments: dict[str, tuple[int, int]] = {}
-    number = 0
-    while stored.HasMetaDataKey(f"Segment{number}_Name"):
-        layer, label = _key(stored, f"Segment{number}_Layer", 0), _key(stored, f"Segment{number}_LabelValue", 1)
-        segments[str(stored.GetMetaData(f"Segment{number}_Name"))] = (layer, label)
-        number += 1
-    names = ", ".join(f'"{known}"' for known in segments)
-    if segment is None and len(segments) > 1:
-        raise InputError(f"{path} holds several segments ({names}); say which is lumen with --segment.")
-    if segment is not None and segment not in segments:
-        raise InputError(f'{path} has no segment "{segment}"; it has {names or "none with a name"}.')
-    layer, label = segments[segment or next(iter(segments))] if segments else (0, 0)
-    if stored.GetNumberOfComponentsPerPixel() > 1:
-        stored = sitk.VectorIndexSelectionCast(stored, layer)
-    labels = Grid.of(stored)
-    wanted = labels.values == label if segments else labels.values != 0
-    return _on_grid(labels.like(wanted.astype(np.uint8)), Grid.of(image)).image(), image
-
-
-def _key(image: sitk.Image, key: str, otherwise: int) -> int:
-    return int(image.GetMetaData(key)) if image.HasMetaDataKey(key) else otherwise
 
 
 def _on_grid(labels: Grid, grid: Grid) -> Grid:
-    """Labels on a part of a grid, on the whole of it; what lies outside of it is cut off.
-
-    Raises:
-        InputError: their voxels are not voxels of the grid.
-    """
+    """Labels on a part of a grid, on the whole of it; what lies outside of it is cut off."""
     first = grid.to_index(labels.to_position(np.zeros(3)))[0]
-    aligned = np.allclose(labels.matrix, grid.matrix, atol=1e-4 * float(grid.spacing.min()))
-    if not aligned or np.abs(first - np.round(first)).max() > 1e-2:
-        raise InputError(
-            "The segmentation is on another grid than the image; in 3D Slicer choose the image as its source "
-            "geometry, or export it as a label map with the image as reference."
-        )
     start = np.round(first).astype(int)
     whole = np.zeros(grid.values.shape, dtype=np.uint8)
     low, high = np.maximum(start, 0), np.minimum(start + labels.size, grid.size)
@@ -229,6 +221,11 @@ def _on_grid(labels: Grid, grid: Grid) -> Grid:
     return grid.like(whole)
 
 
+def _padded(label: sitk.Image, margin: int = 4) -> sitk.Image:
+    """A segmentation that covers only as much as its segment fills, with some voxels around it."""
+    return sitk.ConstantPad(label, [margin] * 3, [margin] * 3, 0)
+
+
 def _box(mask: Mask, margin: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """First and past-the-last voxel (i, j, k) of a mask's bounding box with a margin, within the array."""
     found = ndimage.find_objects(mask.astype(np.uint8))[0]
@@ -237,20 +234,13 @@ def _box(mask: Mask, margin: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np
     return low, high
 
 
-def _check_same_grid(labels: sitk.Image, image: sitk.Image) -> None:
-    same = labels.GetSize() == image.GetSize() and all(
-        np.allclose(a, b, rtol=1e-4, atol=1e-3 * min(image.GetSpacing()))
-        for a, b in (
-            (labels.GetOrigin(), image.GetOrigin()),
-            (labels.GetSpacing(), image.GetSpacing()),
-            (labels.GetDirection(), image.GetDirection()),
-        )
-    )
-    if not same:
-        raise InputError(
-            f"The label map is on another grid ({labels.GetSize()} voxels of {_point(labels.GetSpacing())} mm) than "
-            f"the image ({image.GetSize()} of {_point(image.GetSpacing())} mm); resample it onto the image."
-        )
+def _shape(grid: Grid) -> str:
+    return f"{' x '.join(str(n) for n in grid.size)} voxels of {_point(grid.spacing)} mm"
+
+
+def _extent(grid: Grid) -> str:
+    corners = grid.to_position(np.stack(np.meshgrid(*[[0, n - 1] for n in grid.size]), -1).reshape(-1, 3))
+    return f"{_point(corners.min(axis=0))} to {_point(corners.max(axis=0))}"
 
 
 def _point(values: npt.ArrayLike) -> str:

@@ -72,6 +72,7 @@ def write_centerline(centerline: Centerline, path: Path, sections: Sections | No
         data.point_data["LongestDiameter"] = sections.longest
     data.cell_data["Branch"] = np.arange(len(centerline.branches))
     data.cell_data["Parent"] = [-1 if branch.parent is None else branch.parent for branch in centerline.branches]
+    data.cell_data["ClosesLoop"] = np.array([branch.closes_loop for branch in centerline.branches], dtype=np.uint8)
     data.field_data["Ends"] = [json.dumps([branch.end for branch in centerline.branches])]
     _save(data, path)
 
@@ -86,11 +87,12 @@ def read_centerline(path: Path) -> Centerline:
     try:
         parents = np.array(data.cell_data["Parent"])
         ends = json.loads(str(np.atleast_1d(data.field_data["Ends"])[0]))
+        closing = np.array(data.cell_data["ClosesLoop"]) if "ClosesLoop" in data.cell_data else np.zeros(len(parents))
         cells, branches, place = np.array(data.lines), [], 0
         for index, (parent, end) in enumerate(zip(parents, ends, strict=True)):
             count = int(cells[place])
             ids = cells[place + 1 : place + 1 + count].astype(np.int64)
-            branches.append(Branch(index, ids, None if parent < 0 else int(parent), end))
+            branches.append(Branch(index, ids, None if parent < 0 else int(parent), end, bool(closing[index])))
             place += count + 1
         return Centerline(
             points=np.array(data.points, dtype=float),

@@ -1,43 +1,87 @@
-"""Reading volumes: NIfTI, NRRD, MetaImage, and folders of DICOM slices, orientation kept."""
+"""Reading volumes: NIfTI, NRRD, MetaImage and DICOM, orientation kept; and what is no usable volume, named."""
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
+from meshes.dicom import is_dicom, read_dicom
 from meshes.errors import InputError
+
+SMALLEST_EXTENT_MM, LARGEST_EXTENT_MM = 5.0, 4000.0
+"""An image whose longest side is shorter or longer is not in mm."""
+
+FINEST_MM = 0.04
+"""Voxels finer than this come from no scanner that a patient lies in."""
+
+MOST_LABELS, LARGEST_LABEL = 64, 255
+"""An image of whole numbers from 0 on with no more values than this, most of it 0, is a label map."""
 
 logger = logging.getLogger(__name__)
 
 
-def read_image(path: Path) -> sitk.Image:
+@dataclass(frozen=True)
+class Volume:
+    """A scalar volume, positions in mm, LPS, and what was decided when it was read, one sentence each."""
+
+    image: sitk.Image
+    notes: tuple[str, ...] = ()
+
+
+def read_image(path: Path, *, series: str | None = None) -> sitk.Image:
+    """Read a three-dimensional scalar volume; see `read_volume`, whose notes are logged as warnings."""
+    volume = read_volume(path, series=series)
+    for note in volume.notes:
+        logger.warning("%s: %s", path, note)
+    return volume.image
+
+
+def read_volume(path: Path, *, series: str | None = None) -> Volume:
     """Read a three-dimensional scalar volume; positions are mm in the DICOM patient frame (LPS).
 
-    Of a DICOM folder with several series the one with the most slices is taken, and the others are named in a
-    warning.
+    Args:
+        path: NIfTI, NRRD, MHA or multi-frame DICOM file, or a folder of DICOM slices.
+        series: SeriesInstanceUID of the series to take of a folder; the one with the most slices where None.
 
     Raises:
-        InputError: there is no such file or folder, it cannot be read, or it is no volume of finite, varying values.
+        InputError: there is no such file, folder or series, it cannot be read, or it is no volume of finite, varying
+            values and plausible size.
     """
     if not path.exists():
         raise InputError(f"{path} does not exist; give an image (NIfTI, NRRD, MHA) or a folder of DICOM slices.")
-    try:
-        image = _read_folder(path) if path.is_dir() else sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"{path} cannot be read as an image ({reason}); give NIfTI, NRRD, MHA or DICOM.") from error
-    return check_volume(image, str(path))
+    notes: tuple[str, ...] = ()
+    if path.is_dir() or is_dicom(path):
+        image, notes = read_dicom(path, series)
+    elif series is not None:
+        raise InputError(f"{path} is no DICOM and has no series; leave --series out.")
+    else:
+        try:
+            image = sitk.ReadImage(str(path))
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise InputError(
+                f"{path} cannot be read as an image ({reason}); give NIfTI, NRRD, MHA or DICOM."
+            ) from error
+    image, more = _three_dimensional(image)
+    check_volume(image, str(path))
+    return Volume(image, (*notes, *more, *_doubts(image)))
 
 
 def check_volume(image: sitk.Image, name: str) -> sitk.Image:
     """The image, if it is a volume that can be worked with.
 
     Raises:
-        InputError: see `read_image`.
+        InputError: see `read_volume`.
     """
+    size = " x ".join(str(value) for value in image.GetSize())
+    if image.GetDimension() > 3:
+        raise InputError(
+            f"{name} is an image of {size} voxels; a volume with three dimensions is needed: extract one time "
+            "or channel."
+        )
     if image.GetDimension() != 3 or min(image.GetSize()) < 2:
-        size = " x ".join(str(value) for value in image.GetSize())
         raise InputError(f"{name} is an image of {size} voxels; a volume with three dimensions is needed.")
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(
@@ -52,17 +96,40 @@ def check_volume(image: sitk.Image, name: str) -> sitk.Image:
         )
     if values.min() == values.max():
         raise InputError(f"{name} has the same value ({values.min()}) in every voxel; there is nothing to see in it.")
+    extent = [count * step for count, step in zip(image.GetSize(), image.GetSpacing(), strict=True)]
+    if not SMALLEST_EXTENT_MM <= max(extent) <= LARGEST_EXTENT_MM:
+        across = " x ".join(f"{value:.3g}" for value in extent)
+        raise InputError(
+            f"{name} would be {across} mm across; its spacing is not in mm (in metres or micrometres?): set it right."
+        )
     return image
 
 
-def _read_folder(folder: Path) -> sitk.Image:
-    reader = sitk.ImageSeriesReader()
-    series = {uid: reader.GetGDCMSeriesFileNames(str(folder), uid) for uid in reader.GetGDCMSeriesIDs(str(folder))}
-    if not series:
-        raise InputError(f"{folder} holds no DICOM series; give the folder whose files are the slices.")
-    chosen = max(series, key=lambda uid: (len(series[uid]), uid))
-    for uid in series:
-        if uid != chosen:
-            logger.warning("%s also holds series %s with %d files; not used", folder, uid, len(series[uid]))
-    reader.SetFileNames(series[chosen])
-    return reader.Execute()
+def is_label_map(image: sitk.Image) -> bool:
+    """Whether an image is a label map by its values: few whole numbers, most voxels 0."""
+    values = sitk.GetArrayViewFromImage(image)
+    if values.dtype.kind == "f" and not np.array_equal(
+        values[:: max(1, len(values) // 8)] % 1, 0 * values[:: max(1, len(values) // 8)]
+    ):
+        return False
+    if values.min() < 0 or values.max() > LARGEST_LABEL or np.count_nonzero(values) > 0.5 * values.size:
+        return False
+    return len(np.unique(values)) <= MOST_LABELS
+
+
+def _three_dimensional(image: sitk.Image) -> tuple[sitk.Image, tuple[str, ...]]:
+    """A four-dimensional image of one time only as the volume that it is."""
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        return image[:, :, :, 0], ()
+    return image, ()
+
+
+def _doubts(image: sitk.Image) -> tuple[str, ...]:
+    finest = min(image.GetSpacing())
+    if finest < FINEST_MM:
+        return (
+            f"Voxels of {finest:.3g} mm are finer than a scanner for patients makes them: if the spacing is in "
+            "cm, set it "
+            f"right.",
+        )
+    return ()

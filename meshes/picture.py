@@ -1,4 +1,4 @@
-"""A picture in which a person sees at one look what was segmented."""
+"""Pictures in which a person sees at one look what was segmented, and how good its mesh is."""
 
 from pathlib import Path
 
@@ -7,9 +7,15 @@ import numpy as np
 import SimpleITK as sitk
 
 from meshes.grid import Grid
+from meshes.mending import scaled_jacobians
+from meshes.quality import smallest_dihedrals
+from meshes.tetrahedra import LumenMesh
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import Normalize
 
 VIEWS = (("axial", 0), ("coronal", 1), ("sagittal", 2))
 """Each view's name and the axis of the array (in LPS order) that it looks along."""
@@ -54,5 +60,56 @@ def write_projections(image: sitk.Image, label: sitk.Image, path: Path, *, title
         figure.suptitle(title, color="white")
     temporary = path.with_name(f".{path.stem}.part.png")
     figure.savefig(temporary, dpi=100, facecolor="black")
+    plt.close(figure)
+    temporary.replace(path)
+
+
+def write_mesh_picture(mesh: LumenMesh, path: Path, *, title: str = "") -> None:
+    """The mesh seen from the front, its triangles colored by the quality behind them, and how qualities are spread.
+
+    Args:
+        mesh: what to show.
+        path: the picture, PNG; written under a temporary name and renamed.
+        title: printed on top.
+    """
+    quality = scaled_jacobians(mesh.points, mesh.tetrahedra)
+    angles = np.degrees(smallest_dihedrals(mesh.points, mesh.tetrahedra))
+    worst = np.ones(len(mesh.points))
+    np.minimum.at(worst, mesh.tetrahedra.ravel(), np.repeat(quality, 4))
+    corners = mesh.points[mesh.triangles]
+    # Seen from the front (LPS y), the patient's right at the viewer's left: what is behind is drawn first.
+    order = np.argsort(-corners[:, :, 1].mean(axis=1))
+    front = corners[order][:, :, [0, 2]]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])[order]
+    shade = 0.55 + 0.45 * np.clip(-normals[:, 1] / np.maximum(np.linalg.norm(normals, axis=1), 1e-30), 0.0, 1.0)
+    colors = plt.get_cmap("viridis")(np.clip(worst[mesh.triangles].min(axis=1), 0.0, 0.6)[order] / 0.6)
+    colors[:, :3] *= shade[:, None]
+    at_port = mesh.triangle_tags[order] > 0
+    colors[at_port] = (0.86, 0.22, 0.18, 1.0)
+    figure = plt.figure(figsize=(14, 8), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1.4, 1.0))
+    view = left.subplots()
+    view.add_collection(PolyCollection(front, facecolors=colors, edgecolors="none"))
+    view.autoscale_view()
+    view.set_aspect("equal")
+    view.set_xlabel("x (LPS) [mm]")
+    view.set_ylabel("z (LPS) [mm]")
+    view.set_title("worst scaled Jacobian at each triangle; ports red")
+    for port in mesh.ports:
+        view.annotate(port.name, (port.center[0], port.center[2]), fontsize=8, color="black", ha="center")
+    left.colorbar(ScalarMappable(Normalize(0.0, 0.6), "viridis"), ax=view, shrink=0.6)
+    upper, lower = right.subplots(2, 1)
+    upper.hist(quality, bins=np.linspace(0.0, 1.0, 51), color="#31688e")
+    upper.set_title(f"scaled Jacobian: smallest {quality.min():.3f}, mean {quality.mean():.3f}")
+    lower.hist(angles, bins=np.linspace(0.0, 72.0, 49), color="#35b779")
+    lower.axvline(8.0, color="#dc3830")
+    lower.set_title(f"smallest dihedral angle of each tetrahedron: least {angles.min():.1f} degrees")
+    for axis in (upper, lower):
+        axis.set_yscale("log")
+        axis.set_ylabel("tetrahedra")
+    if title:
+        figure.suptitle(title)
+    temporary = path.with_name(f".{path.stem}.part.png")
+    figure.savefig(temporary, dpi=90)
     plt.close(figure)
     temporary.replace(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,9 @@ END_WIDTH = 0.7
 
 STEEP_ENOUGH = 0.5
 """A port's plane is looked for farther inward until the wall leans against its normal less than this (cosine)."""
+
+OTHER_ROOM = 0.3
+"""A port keeps this part of its radius from the walls of other branches."""
 
 TANGENT_RADII = 1.0
 """The vessel's direction at an end is taken over this many radii."""
@@ -42,25 +46,40 @@ class Port:
     area: float
 
 
-def find_ports(level_set: sitk.Image, centerline: Centerline) -> tuple[tuple[Port, ...], Centerline]:
+def find_ports(
+    level_set: sitk.Image,
+    centerline: Centerline,
+    *,
+    cut_radii: float = 0.0,
+    names: Mapping[str, Sequence[float]] | None = None,
+) -> tuple[tuple[Port, ...], Centerline]:
     """A port at each end of a centerline, normal to it: the inlet first, then outlets by falling area.
+
+    A stub too short to be cut outside of the vessel that it leaves gets none and stays blind.
 
     Args:
         level_set: signed distance to the wall, mm, negative inside.
         centerline: its tree; its ends lie about a radius inside the vessels' ends.
+        cut_radii: ports lie at least this many of the vessel's radii inward from its end.
+        names: what outlets are called, each with a point (mm, LPS): the outlet nearest to it has that name. The others
+            are ``outlet_1`` and so on.
 
     Returns:
         The ports, and the centerline with their names at its ends.
 
     Raises:
-        InputError: fewer than two ends have a section.
+        InputError: fewer than two ends have a section, or two names are meant for one outlet.
     """
     field = Grid.of(level_set)
     resolved = RESOLVED_VOXELS * float(field.spacing.max())
     found = []
     for number, (branch, _) in enumerate(centerline.terminals()):
         ids = centerline.branches[branch].point_ids
-        ordered = _from_full_width(centerline, ids if number == 0 else ids[::-1], resolved)
+        ordered = _outside_of_others(centerline, branch, ids if number == 0 else ids[::-1])
+        if len(ordered) < 4:
+            continue
+        ordered = _inward(centerline, ordered, cut_radii)
+        ordered = _from_full_width(centerline, ordered, resolved)
         ordered = _from_good_section(field, centerline, ordered)
         center, normal = _end(centerline, ordered)
         # Some lumen has to lie beyond the plane, or it would cut nothing off.
@@ -76,14 +95,48 @@ def find_ports(level_set: sitk.Image, centerline: Centerline) -> tuple[tuple[Por
     inlets = [end for end in found if end[4]]
     if not inlets or not outlets:
         raise InputError("The vessel has no inlet and outlet that could be cut; is it longer than wide?")
-    ports, names = [], {}
+    called = _called(names or {}, np.array([end[1] for end in outlets]))
+    ports, ends = [], {}
     for tag, (branch, center, normal, area, is_inlet) in enumerate([inlets[0], *outlets], start=1):
-        name = "inlet" if is_inlet else f"outlet_{tag - 1}"
+        name = "inlet" if is_inlet else called.get(tag - 2, f"outlet_{tag - 1}")
         role: Literal["inlet", "outlet"] = "inlet" if is_inlet else "outlet"
         ports.append(Port(name, role, tag, center, normal, float(np.sqrt(area / np.pi)), area))
         if not is_inlet:
-            names[branch] = name
-    return tuple(ports), centerline.named(names)
+            ends[branch] = name
+    return tuple(ports), centerline.named(ends)
+
+
+def _called(names: Mapping[str, Sequence[float]], centers: Array) -> dict[int, str]:
+    """The number of the outlet that each name is meant for."""
+    found: dict[int, str] = {}
+    for name, point in names.items():
+        nearest = int(np.argmin(np.linalg.norm(centers - np.array(point, dtype=float), axis=1)))
+        if name == "inlet" or nearest in found:
+            other = "the inlet" if name == "inlet" else f'"{found[nearest]}"'
+            raise InputError(f'The outlet nearest to the point of "{name}" is {other} already; correct ports.names.')
+        found[nearest] = name
+    return found
+
+
+def _inward(centerline: Centerline, ordered: Indices, radii: float) -> Indices:
+    """Points from an end inward, without the first many radii."""
+    if radii <= 0:
+        return ordered
+    line = centerline.points[ordered]
+    along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
+    far = np.flatnonzero(along >= radii * float(np.median(centerline.radius[ordered])))
+    return ordered[min(int(far[0]) if len(far) else len(ordered), max(0, len(ordered) - 4)) :]
+
+
+def _outside_of_others(centerline: Centerline, branch: int, ordered: Indices) -> Indices:
+    """Points from an end inward, up to where the branch is within another one: a plane there would cut that one off."""
+    others = np.flatnonzero(centerline.branch != branch)
+    if len(others) == 0:
+        return ordered
+    away = np.linalg.norm(centerline.points[ordered][:, None] - centerline.points[others][None], axis=2)
+    room = centerline.radius[others][None] + OTHER_ROOM * centerline.radius[ordered][:, None]
+    free = np.all(away > room, axis=1)
+    return ordered[: len(ordered) if free.all() else int(np.argmin(free))]
 
 
 def _from_full_width(centerline: Centerline, ordered: Indices, resolved: float) -> Indices:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from meshes.clipping import volumes
+from meshes.clipping import Index, volumes
+from meshes.grid import Array
 from meshes.mending import scaled_jacobians
 from meshes.tetrahedra import LumenMesh
 
@@ -23,6 +24,8 @@ class MeshQuality:
     """Every edge of the boundary belongs to two of its triangles."""
     port_flatness_mm: float
     """Largest distance of a port's node from its plane."""
+    handles: int
+    """Loops of vessels: handles of the boundary, from Euler's number, V - E + F = 2 - 2 handles."""
 
 
 def mesh_quality(mesh: LumenMesh) -> MeshQuality:
@@ -40,20 +43,21 @@ def mesh_quality(mesh: LumenMesh) -> MeshQuality:
         points=len(mesh.points),
         min_scaled_jacobian=float(jacobians.min()),
         mean_scaled_jacobian=float(jacobians.mean()),
-        min_dihedral_deg=float(np.degrees(_smallest_dihedral(mesh))),
+        min_dihedral_deg=float(np.degrees(smallest_dihedrals(mesh.points, mesh.tetrahedra).min())),
         volume_ml=float(volumes(mesh.points, mesh.tetrahedra).sum()) / 1000.0,
         watertight=bool((counts == 2).all()),
         port_flatness_mm=flatness,
+        handles=round(1 - (len(np.unique(mesh.triangles)) - len(counts) + len(mesh.triangles)) / 2),
     )
 
 
-def _smallest_dihedral(mesh: LumenMesh) -> float:
-    """Smallest angle between two faces of any tetrahedron [rad]."""
-    corners = mesh.points[mesh.tetrahedra]
+def smallest_dihedrals(points: Array, tetrahedra: Index) -> Array:
+    """(m,) smallest angle between two faces of each tetrahedron [rad]."""
+    corners = points[tetrahedra]
     faces = np.array([[1, 2, 3], [0, 3, 2], [0, 1, 3], [0, 2, 1]])
     a, b, c = (corners[:, faces[:, i]] for i in range(3))
     normals = np.cross(b - a, c - a)
-    normals /= np.linalg.norm(normals, axis=2, keepdims=True)
+    normals /= np.maximum(np.linalg.norm(normals, axis=2, keepdims=True), 1e-300)
     cosines = np.einsum("mid,mjd->mij", normals, normals)
     upper = np.triu_indices(4, 1)
-    return float(np.pi - np.arccos(np.clip(cosines[:, upper[0], upper[1]], -1, 1)).max())
+    return np.asarray(np.pi - np.arccos(np.clip(cosines[:, upper[0], upper[1]], -1, 1)).max(axis=1))

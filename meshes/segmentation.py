@@ -28,6 +28,10 @@ from meshes.tubes import SegmentationSettings, TubeResponses, tube_responses
 
 Mask = npt.NDArray[np.bool_]
 
+OTHER_SHARE, MOST_OTHERS = 0.1, 4
+"""A tree that is not connected is told of if it has at least this part of the volume of the one found; so many at
+most."""
+
 PEAK_WEIGHT = 0.05
 """How much a bright, tube-like voxel outside of the vessel found at first counts for blood's grey value."""
 
@@ -99,6 +103,7 @@ def segment_lumen(
             f"hardly any lumen is seen: a severe stenosis or an occlusion. Look there."
             for gap in gaps
         ),
+        *_other_trees(bright, component, float(np.median(found.contrast)), tubes, grid, chosen),
     )
     # Only this tree: what else is bright, a little away, is turned into background.
     near = ndimage.binary_dilation(component, iterations=2)
@@ -110,6 +115,32 @@ def segment_lumen(
         level_set=signed_distance(level, component, blur=chosen.point_spread, ways=_line(gaps)),
         notes=notes,
     )
+
+
+def _other_trees(
+    bright: Mask, component: Mask, contrast: float, tubes: TubeResponses, grid: Grid, settings: SegmentationSettings
+) -> list[str]:
+    """One sentence on each of the larger vessel trees of the same brightness that are not connected with the one
+    found."""
+    parts, count = ndimage.label(bright & ~ndimage.binary_dilation(component, iterations=2))
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    told = []
+    for number in np.argsort(-sizes, kind="stable")[:MOST_OTHERS]:
+        if sizes[number] < OTHER_SHARE * component.sum():
+            break
+        other = parts == number
+        if _vessel_score(other, contrast, tubes, grid) <= settings.least_vessel_score:
+            continue
+        depth = depth_within(other, grid.spacing)
+        where = grid.positions_of(np.array([int(np.argmax(depth))]))[0]
+        volume = float(sizes[number] * np.prod(grid.spacing)) / 1000.0
+        told.append(
+            f"Another vessel tree of {volume:.2g} ml, at {_point(where)} mm, is not connected with this one and "
+            "is left "
+            f"out; give that place as --seed to take it instead."
+        )
+    return told
 
 
 def _line(gaps: list[Gap]) -> Array:

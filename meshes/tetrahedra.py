@@ -20,6 +20,7 @@ from scipy.spatial import cKDTree
 from meshes.clipping import Index, boundary, clip, lattice, oriented, volumes
 from meshes.errors import InputError
 from meshes.grid import Array, Grid
+from meshes.layers import with_wall_layers
 from meshes.manifold import without_pinches
 from meshes.mending import relaxed, scaled_jacobians, without_wedges
 from meshes.ports import Port
@@ -50,11 +51,17 @@ SMALLEST_EDGE_SHARE = 0.35
 FLATNESS = 1e-4
 """A triangle belongs to a port when its corners are this near to the plane, as a share of the port's radius."""
 
+REFINEMENT_GROWTH = 0.3
+"""Beyond a refined place edges grow by this much per mm."""
+
 HAUSDORFF_SHARE = 0.12
 """The wall may be off by this part of the edges: image noise is not meshed."""
 
 FEWEST_ACROSS = 3.0
 """However few tetrahedra are allowed, a vessel keeps this many edges across: fewer would close it."""
+
+CUT_REACHES = (4.0, 2.5, 1.5)
+"""A port's plane cuts within so many of its radii; the next where it would cut other ports off."""
 
 PORT_MOVES = (-0.5, -1.0, 0.5, -1.5, 1.0)
 """Where else a port is tried, in voxels along its normal, when slivers stay beside it."""
@@ -82,6 +89,15 @@ class LumenMesh:
     ports: tuple[Port, ...]
 
 
+@dataclass(frozen=True)
+class Refinement:
+    """A place that is meshed finer: edges of ``edge`` mm within ``reach`` mm of ``center`` (3,), growing beyond."""
+
+    center: Array
+    reach: float
+    edge: float
+
+
 def mesh_lumen(
     level_set: sitk.Image,
     ports: Sequence[Port],
@@ -89,22 +105,38 @@ def mesh_lumen(
     edge_length: float | None = None,
     edges_across: float = 8.0,
     max_tetrahedra: int = 400_000,
+    finer: Sequence[Refinement] = (),
+    wall_layers: int = 0,
+    wall_share: float = 0.2,
 ) -> LumenMesh:
     """Mesh what ``level_set`` (signed distance in mm, negative inside) encloses between the ports.
 
     Edges are ``edge_length`` mm everywhere, or the local diameter over ``edges_across``; where that makes more than
     ``max_tetrahedra`` they are made longer, as far as each vessel keeps some edges across.
 
+    Args:
+        level_set: on voxels about as fine as the thinnest vessel's radius, or finer.
+        ports: where it is cut.
+        edge_length: mm; by the local radius where None.
+        edges_across: the local diameter.
+        max_tetrahedra: wished for; layers come on top.
+        finer: places with shorter edges, such as stenoses.
+        wall_layers: layers of thin tetrahedra along the wall (`layers`).
+        wall_share: thickness of all layers together, as a share of the local radius.
+
     Raises:
         InputError: the ports cut nothing off, or no mesh of usable quality can be made.
     """
-    field = Grid.of(level_set)
+    whole = field = Grid.of(level_set)
     radius = _local_radius(field)
+    if wall_layers:
+        field = field.like((field.values + wall_share * radius.values).astype(np.float32))
     lumen = _cut_wall(field)
     best, best_quality = None, -1.0
     moved, moves = list(ports), [0] * len(ports)
     for _ in range(_ATTEMPTS):
-        mesh, worst = _mesh_between(lumen, moved, radius, edge_length, edges_across, max_tetrahedra)
+        sizes = _Sizes(radius, edge_length, edges_across, tuple(finer))
+        mesh, worst = _mesh_between(lumen, moved, sizes, max_tetrahedra)
         if mesh is not None and worst.quality > best_quality:
             best, best_quality = mesh, worst.quality
         if best_quality >= LEAST_QUALITY:
@@ -126,7 +158,40 @@ def mesh_lumen(
         logger.warning(
             "the lumen needs %d tetrahedra, more than the %d asked for", len(best.tetrahedra), max_tetrahedra
         )
-    return _mended(_bulged(best, field))
+    if not wall_layers:
+        return _mended(_bulged(best, field))
+    layered = _bulged(with_wall_layers(_mended(best), whole, wall_layers), whole)
+    poorest = float(scaled_jacobians(layered.points, layered.tetrahedra).min())
+    if poorest <= 0.0:
+        raise InputError(
+            f"The wall layers turn over where the wall is rough (scaled Jacobian {poorest:.2g}); ask for fewer "
+            "or thinner "
+            "ones with mesh.wall_layers and mesh.wall_share, or for none."
+        )
+    return layered
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """How long edges are to be."""
+
+    radius: Grid
+    edge_length: float | None
+    edges_across: float
+    finer: tuple[Refinement, ...]
+
+    def at(self, places: Array, widest: float, coarser: float) -> Array:
+        """(n,) mm; the widest edge of all by the radius, and by how much edges are longer than asked."""
+        diameter = 2.0 * self.radius.sample(places)
+        if self.edge_length is not None:
+            size = np.full(len(places), self.edge_length * coarser)
+        else:
+            size = np.maximum(diameter / self.edges_across, SMALLEST_EDGE_SHARE * widest) * coarser
+            size = np.minimum(size, np.maximum(diameter, 0.2 * diameter.max()) / FEWEST_ACROSS)
+        for place in self.finer:
+            away = np.linalg.norm(places - place.center, axis=1)
+            size = np.minimum(size, coarser * place.edge + REFINEMENT_GROWTH * np.maximum(away - place.reach, 0.0))
+        return size
 
 
 @dataclass(frozen=True)
@@ -140,21 +205,16 @@ class _Worst:
 def _mesh_between(
     lumen: tuple[Array, Index],
     wanted_ports: Sequence[Port],
-    radius: Grid,
-    edge_length: float | None,
-    edges_across: float,
+    sizes: _Sizes,
     max_tetrahedra: int,
 ) -> tuple[LumenMesh | None, _Worst]:
     """The best of some passes of Mmg over the lumen between the ports, and its worst tetrahedron."""
+    radius = sizes.radius
     points, tetrahedra, ports = _cut_ports(*lumen, wanted_ports, float(radius.spacing.min()))
-    widest = 2.0 * float(np.quantile(radius.sample(points), 0.95)) / edges_across
+    widest = 2.0 * float(np.quantile(radius.sample(points), 0.95)) / sizes.edges_across
 
     def wanted(places: Array, coarser: float = 1.0) -> Array:
-        if edge_length is not None:
-            return np.full(len(places), edge_length * coarser)
-        diameter = 2.0 * radius.sample(places)
-        size = np.maximum(diameter / edges_across, SMALLEST_EDGE_SHARE * widest) * coarser
-        return np.minimum(size, np.maximum(diameter, 0.2 * diameter.max()) / FEWEST_ACROSS)
+        return sizes.at(places, widest, coarser)
 
     coarser, best, worst = 1.0, None, _Worst(-1.0, ports[0].center)
     # A tetrahedron of edge h takes about h^3 / 8.5, and Mmg makes its edges somewhat shorter than asked.
@@ -242,17 +302,21 @@ def _cut_ports(
     """
     inlet = next(port for port in ports if port.role == "inlet")
     inner = inlet.center - 0.5 * inlet.radius * inlet.normal
+    points, tetrahedra = _compact(points, tetrahedra[_part_of(points, tetrahedra, inner)])
+    present = _present(points, ports, spacing)
     for port in ports:
-        height = (points - port.center) @ port.normal
-        mine = _at_port(points, tetrahedra, port, height, spacing)
-        if not (mine & (height > 0)).any():
+        if port.name not in present:
             continue
-        snapped = mine & (np.abs(height) < SNAP * spacing)
-        points = points.copy()
-        points[snapped] -= height[snapped, None] * port.normal
-        height[snapped] = 0.0
-        points, tetrahedra, _ = clip(points, tetrahedra, np.where(mine, height, -1.0))
-        points, tetrahedra = _compact(points, tetrahedra[_part_of(points, tetrahedra, inner)])
+        for reach in CUT_REACHES:
+            cut = _cut_port(points, tetrahedra, port, inner, spacing, reach)
+            if cut is None:
+                break
+            left = _present(cut[0], ports, spacing)
+            if port is inlet or present <= left | {port.name}:
+                (points, tetrahedra), present = cut, left | {port.name}
+                break
+        else:
+            logger.warning("%s lies in the way to other ports: it is dropped, and its vessel ends blind", port.name)
     tetrahedra = without_pinches(tetrahedra)
     points, tetrahedra = _compact(points, tetrahedra[_part_of(points, tetrahedra, inner)])
     kept = []
@@ -271,10 +335,37 @@ def _cut_ports(
     return points, tetrahedra, tuple(kept)
 
 
-def _at_port(points: Array, tetrahedra: Index, port: Port, height: Array, spacing: float) -> npt.NDArray[np.bool_]:
+def _present(points: Array, ports: Sequence[Port], spacing: float) -> set[str]:
+    """Names of the ports whose vessels, a little inside of their planes, are in the mesh."""
+    inside = np.array([port.center - 0.5 * port.radius * port.normal for port in ports])
+    away, _ = cKDTree(points).query(inside)
+    return {
+        port.name for port, distance in zip(ports, away, strict=True) if distance < 1.5 * spacing + 0.3 * port.radius
+    }
+
+
+def _cut_port(
+    points: Array, tetrahedra: Index, port: Port, inner: Array, spacing: float, reach: float
+) -> tuple[Array, Index] | None:
+    """The mesh without what lies beyond a port, within ``reach`` of its radii; None where nothing lies there."""
+    height = (points - port.center) @ port.normal
+    mine = _at_port(points, tetrahedra, port, height, spacing, reach)
+    if not (mine & (height > 0)).any():
+        return None
+    snapped = mine & (np.abs(height) < SNAP * spacing)
+    points = points.copy()
+    points[snapped] -= height[snapped, None] * port.normal
+    height[snapped] = 0.0
+    points, tetrahedra, _ = clip(points, tetrahedra, np.where(mine, height, -1.0))
+    return _compact(points, tetrahedra[_part_of(points, tetrahedra, inner)])
+
+
+def _at_port(
+    points: Array, tetrahedra: Index, port: Port, height: Array, spacing: float, radii: float
+) -> npt.NDArray[np.bool_]:
     """The nodes whose tetrahedra the port's plane decides: its own vessel's around and beyond the plane, no other's."""
     distance = np.linalg.norm(points - port.center, axis=1)
-    reach = 4.0 * port.radius + 4.0 * spacing
+    reach = radii * (port.radius + spacing)
     local = (height > -1.5 * spacing - 0.5 * port.radius) & (distance < reach)
     inside = local[tetrahedra].all(axis=1)
     rows = tetrahedra[inside]

@@ -34,6 +34,7 @@ for command in (
     planning.info,
     prediction.what_if,
     flow.solve,
+    planning.series,
     procedure.simulate,
     procedure.live,
     procedure.replay,

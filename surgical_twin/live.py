@@ -189,6 +189,8 @@ class LiveLoop:
         self._stopped = False
         self._state = SessionState()
         self._index = self._said = 0
+        self._ready: deque[Event] = deque()
+        """Events whose turn has come and that the session has not taken yet."""
         self._waiting: list[int] = []
         self._remembered: deque[tuple[int, bytes]] = deque(maxlen=STATES_REMEMBERED)
         self._audit(
@@ -232,8 +234,9 @@ class LiveLoop:
         finally:
             self._receiver.stop()
             self._receive(0.0)
-            for event in self._intake.flush():
+            for event in (*self._ready, *self._intake.flush()):
                 self._take_device(event)
+            self._ready.clear()
             self._close()
             gc.unfreeze()
         return self.report
@@ -247,17 +250,23 @@ class LiveLoop:
                 due = self._intake.orderer.due_ns()
                 if due is not None:
                     wait_ns = min(wait_ns, max(due - now_ns(), 0))
-                self._receive(wait_ns / 1e9)
+                self._receive(0.0 if self._ready else wait_ns / 1e9)
                 self._release(now_ns())
+                self._take_ready(next_tick)
                 continue
-            # All that has arrived goes before the tick, so that a state is never older than it must be.
+            # All that has arrived goes before the tick, so that a state is never older than it must be. Yet a tick waits
+            # for a period at most: a session that cannot keep up says so instead of falling silent.
             self._receive(0.0)
+            self._release(now_ns())
+            self._take_ready(time.monotonic_ns() + TICK_NS)
             now = now_ns()
-            self._release(now)
             self._report(now)
             if self._commands is not None:
                 self._commands.serve(self._answer)
-            states = self._take_own(Tick(stream=CLOCK_STREAM, sequence=tick, source_time_ns=now), receive_time_ns=now)
+            lag = max(0, now - self._ready[0].receive_time_ns) if self._ready else 0
+            states = self._take_own(
+                Tick(stream=CLOCK_STREAM, sequence=tick, source_time_ns=now, lag_ns=lag), receive_time_ns=now
+            )
             self._publisher.greet()
             for state in states:
                 if watch is not None and tick % 10 == 0:
@@ -275,11 +284,17 @@ class LiveLoop:
         for frame, superseded in self._inbox.take(wait_s):
             event = self._intake.take(frame, superseded=superseded)
             if event is not None:
-                self._take_device(event)
+                self._ready.append(event)
 
     def _release(self, now_ns: int) -> None:
-        for event in self._intake.release(now_ns):
-            self._take_device(event)
+        self._ready.extend(self._intake.release(now_ns))
+
+    def _take_ready(self, until_ns: int) -> None:
+        """Fold the events whose turn has come, one at least, until there are none or a time of the monotonic clock."""
+        while self._ready:
+            self._take_device(self._ready.popleft())
+            if time.monotonic_ns() >= until_ns:
+                return
 
     def _report(self, now_ns: int) -> None:
         """Tell the session what the intake has noticed."""

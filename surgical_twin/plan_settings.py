@@ -18,10 +18,27 @@ class SegmentationPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PortPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where blood enters."""
+    """Where blood enters and leaves."""
 
+    inlet: str | None = None
+    """The port, by the name that it has without this setting, that is the inlet; the widest end where not given."""
     inlet_near: tuple[float, float, float] | None = None
     """A point [mm, LPS] near the end of the vessel that is the inlet; the widest end where it is not given."""
+    names: dict[str, tuple[float, float, float]] | None = None
+    """What outlets are called: each name with a point [mm, LPS] near that outlet."""
+    most: int = 10
+    """Ends of the vessel tree kept at most, those of the widest branches."""
+    cut_radii: float = 0.0
+    """Ports lie at least this many radii inward from a vessel's end."""
+    extension_radii: float = 0.0
+    """Flow extensions: the lumen goes on straight beyond each port by this many of its radii."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing."""
+        if self.most < 2:
+            raise ValueError("most has to be 2 or more: an inlet and an outlet")
+        if not 0 <= self.cut_radii <= 20 or not 0 <= self.extension_radii <= 20:
+            raise ValueError("cut_radii and extension_radii have to be 0 to 20")
 
 
 class MeshPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,6 +48,21 @@ class MeshPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Edges across the lumen's diameter."""
     max_tetrahedra: int = 100_000
     """Elements at most: edges grow towards it."""
+    stenosis_edges_across: float = 9.0
+    """Edges across the lumen in a stenosis."""
+    wall_layers: int = 0
+    """Layers of thin tetrahedra along the wall; they come on top of ``max_tetrahedra``."""
+    wall_share: float = 0.2
+    """Thickness of all layers together, as a share of the local radius."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing."""
+        if self.edges_across < 2 or self.stenosis_edges_across < 2:
+            raise ValueError("edges_across and stenosis_edges_across have to be 2 or more")
+        if self.max_tetrahedra < 1000:
+            raise ValueError("max_tetrahedra has to be 1000 or more")
+        if not 0 <= self.wall_layers <= 10 or not 0.02 <= self.wall_share <= 0.5:
+            raise ValueError("wall_layers has to be 0 to 10, and wall_share 0.02 to 0.5")
 
 
 class FlowPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

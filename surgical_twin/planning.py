@@ -9,44 +9,28 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 import pyvista as pv
 import SimpleITK as sitk
 
 from meshes.anatomy import anatomy_surface, skin_points
-from meshes.centerline import Centerline, extract_centerline
-from meshes.external import read_lumen
-from meshes.files import read_centerline, read_lumen_mesh, write_lumen_mesh
-from meshes.image import read_image
+from meshes.centerline import Centerline
+from meshes.files import read_centerline, read_lumen_mesh
 from meshes.lumen import Lumen
-from meshes.picture import write_projections
-from meshes.ports import find_ports
-from meshes.quality import mesh_quality
-from meshes.segmentation import segment_lumen
-from meshes.tetrahedra import LumenMesh, mesh_lumen
-from meshes.trimming import trim_to_centerline, unresolved_narrowing
+from meshes.tetrahedra import LumenMesh
 from surgical_twin.axis import Axis, main_axis, path_axis
 from surgical_twin.case import (
     ANATOMY,
-    AXIS,
-    BRANCHES,
     CENTERLINE,
-    CENTERLINE_TABLE,
     FIDUCIALS,
     IMAGE,
     LABELS,
     LEVEL_SET,
-    LUMEN,
     MESH,
-    PICTURE,
     REDUCED,
-    STENOSES,
     SURFACE,
     Case,
-    file_hash,
     write_table,
 )
 from surgical_twin.errors import InputError
@@ -55,29 +39,23 @@ from surgical_twin.flow.rheology import Newtonian
 from surgical_twin.flow.run import FlowRun
 from surgical_twin.flow.waveform import PeriodicWaveform
 from surgical_twin.flow.windkessel import tune_windkessels
-from surgical_twin.plan_settings import PlanSettings, read_flow
+from surgical_twin.plan_anatomy import (
+    PlanRequest,
+    Say,
+    image_step,
+    lumen_step,
+    mesh_step,
+    plain,
+    source_hash,
+    without_none,
+)
+from surgical_twin.plan_anatomy import write_image as write_image
+from surgical_twin.plan_settings import read_flow
 from surgical_twin.session_model import read_points
 from surgical_twin.training import FlowConditions, RunJob, planned_windkessels, run_jobs, training_conditions
 from surgical_twin.units import METRES_PER_MM, PASCAL_PER_MMHG
-from surgical_twin.vessel_tree import measure_tree, write_tree
-
-Say = Callable[[float], None]
-"""Takes the share of a step that is done."""
 
 TRAINING_RUNS = ("runs/training_1.npz", "runs/training_2.npz", "runs/held_out.npz")
-
-
-@dataclass(frozen=True)
-class PlanRequest:
-    """What a person asked for."""
-
-    image: Path
-    labels: Path | None = None
-    segment: str | None = None
-    seed: tuple[float, float, float] | None = None
-    threshold: float | None = None
-    region: tuple[float, float, float, float, float, float] | None = None
-    settings: PlanSettings = PlanSettings()
 
 
 @dataclass(frozen=True)
@@ -110,147 +88,10 @@ def plan(request: PlanRequest, case: Case, watch: Callable[[Step], Say], *, unti
             break
 
 
-def write_image(image: sitk.Image, path: Path) -> None:
-    """Write an image as compressed NRRD under a temporary name and rename it.
-
-    Only the grid and the voxels are written: what else the source held (DICOM tags with the patient's name) stays out
-    of the case.
-    """
-    bare = sitk.Image(image)
-    for key in bare.GetMetaDataKeys():
-        bare.EraseMetaData(key)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    sitk.WriteImage(bare, str(temporary), useCompression=True)
-    temporary.replace(path)
-
-
-def _image(case: Case, request: PlanRequest, say: Say) -> None:
-    """Bring the image into the case."""
-    source = {"name": request.image.name, "content": _source_hash(request.image)}
-    if case.is_current("image", [], source):
-        return
-    image = read_image(request.image)
-    case.folder.mkdir(parents=True, exist_ok=True)
-    write_image(image, case.path(IMAGE))
-    figures = {
-        "size": list(image.GetSize()),
-        "spacing_mm": [round(value, 6) for value in image.GetSpacing()],
-        "direction": [round(value, 9) for value in image.GetDirection()],
-    }
-    case.record_step("image", inputs=[], outputs=[IMAGE], settings=source, figures=figures)
-
-
-def _source_hash(path: Path) -> str:
-    """Hash of an image file, or of all files of a DICOM folder."""
-    if path.is_dir():
-        return " ".join(file_hash(file) for file in sorted(path.rglob("*")) if file.is_file())[:4096]
-    if not path.is_file():
-        raise InputError(f"{path} is no file or folder; give an image (NIfTI, NRRD, MHA) or a folder of DICOM slices.")
-    return file_hash(path)
-
-
-def _lumen(case: Case, request: PlanRequest, say: Say) -> None:
-    """Find the lumen, or take it from the label map."""
-    settings: dict[str, Any] = {
-        "seed": list(request.seed or ()),
-        "threshold": "" if request.threshold is None else request.threshold,
-        "region": list(request.region or ()),
-        "segment": request.segment or "",
-        "labels": "" if request.labels is None else _source_hash(request.labels),
-        **_without_none(request.settings.segmentation),
-    }
-    if case.is_current("lumen", [IMAGE], settings):
-        return
-    image = sitk.ReadImage(str(case.require(IMAGE)))
-    lumen: Lumen
-    if request.labels is None:
-        lumen = segment_lumen(image, seed=request.seed, threshold=request.threshold, region=request.region)
-    else:
-        value = request.settings.segmentation.label
-        lumen = read_lumen(request.labels, image, value=value, segment=request.segment)
-    write_image(lumen.label, case.path(LABELS))
-    write_image(lumen.level_set, case.path(LEVEL_SET))
-    write_projections(image, lumen.label, case.path(PICTURE), title=f"{request.image.name}: the lumen found")
-    voxels = int(sitk.GetArrayViewFromImage(lumen.label).sum())
-    figures = {"lumen_voxels": voxels, "lumen_ml": round(voxels * float(np.prod(image.GetSpacing())) / 1000, 4)}
-    case.record_step(
-        "lumen",
-        inputs=[IMAGE],
-        outputs=[LABELS, LEVEL_SET, PICTURE],
-        settings=settings,
-        figures=figures,
-        notes=lumen.notes,
-    )
-
-
-def _mesh(case: Case, request: PlanRequest, say: Say) -> None:
-    """Centerline, ports, tetrahedra."""
-    plan_settings = request.settings
-    settings = {**_without_none(plan_settings.mesh), **_without_none(plan_settings.ports)}
-    if case.is_current("mesh", [IMAGE, LEVEL_SET], settings):
-        return
-    level_set = sitk.ReadImage(str(case.require(LEVEL_SET)))
-    centerline = extract_centerline(level_set, inlet_near=plan_settings.ports.inlet_near)
-    say(0.2)
-    narrowing = unresolved_narrowing(level_set, centerline)
-    trimmed = trim_to_centerline(level_set, centerline)
-    ports, centerline = find_ports(trimmed, centerline)
-    vessel = measure_tree(sitk.ReadImage(str(case.require(IMAGE))), level_set, centerline)
-    mesh = mesh_lumen(
-        trimmed,
-        ports,
-        edges_across=plan_settings.mesh.edges_across,
-        max_tetrahedra=plan_settings.mesh.max_tetrahedra,
-    )
-    say(0.9)
-    write_image(trimmed, case.path(LUMEN))
-    write_tree(case, centerline, vessel)
-    write_lumen_mesh(mesh, case.path(MESH))
-    axis = main_axis(centerline, mesh.ports)
-    stations = axis.stations()
-    write_table(
-        case.path(AXIS),
-        ("name", "x", "y", "z", "radius_mm"),
-        [
-            (f"{distance:.3f}", *(f"{value:.4f}" for value in point), f"{radius:.4f}")
-            for distance, point, radius in zip(
-                stations, axis.at(stations), np.interp(stations, axis.distance, axis.radius), strict=True
-            )
-        ],
-    )
-    figures = {
-        "branches": len(centerline.branches),
-        "ports": len(ports),
-        "axis_outlet": axis.outlet,
-        "narrowest_mm": round(axis.narrowest, 3),
-        "narrowing": round(axis.narrowing, 4),
-        "stenoses": len(vessel.stenoses),
-        **{name: _plain(value) for name, value in asdict(mesh_quality(mesh)).items()},
-    }
-    case.record_step(
-        "mesh",
-        inputs=[IMAGE, LEVEL_SET],
-        outputs=[LUMEN, CENTERLINE, CENTERLINE_TABLE, BRANCHES, STENOSES, MESH, AXIS],
-        settings=settings,
-        figures=figures,
-        notes=(
-            *centerline.notes,
-            *vessel.notes,
-            *([] if narrowing is None else [_NARROWING_NOTE.format(narrowing)]),
-        ),
-    )
-
-
-_NARROWING_NOTE = (
-    "A kept vessel is narrower (radius {:.2f} mm) than the image resolves; it is meshed as wide as the image resolves, "
-    "so a stenosis there is underestimated."
-)
-
-
 def _anatomy(case: Case, request: PlanRequest, say: Say) -> None:
     """The surroundings to show, and the points to touch."""
     given = request.settings.fiducials
-    settings = {"fiducials": "" if given is None else _source_hash(Path(given))}
+    settings = {"fiducials": "" if given is None else source_hash(Path(given))}
     if case.is_current("anatomy", [IMAGE, LABELS, LEVEL_SET], settings):
         return
     image = sitk.ReadImage(str(case.require(IMAGE)))
@@ -289,7 +130,7 @@ def write_polydata(surface: pv.PolyData, path: Path) -> None:
 def _circulation(case: Case, request: PlanRequest, say: Say) -> None:
     """Inflow and Windkessels from what a clinic knows."""
     plan_flow = request.settings.flow
-    settings = _without_none(plan_flow)
+    settings = without_none(plan_flow)
     if case.is_current("circulation", [MESH], settings):
         return
     quantities = read_flow(plan_flow)
@@ -342,7 +183,7 @@ def planned_conditions(case: Case, *, beats: float) -> FlowConditions:
 
 def _runs(case: Case, request: PlanRequest, say: Say) -> None:
     """The 3D runs."""
-    settings = {**_without_none(request.settings.training), "circulation": _flow_text(case)}
+    settings = {**without_none(request.settings.training), "circulation": _flow_text(case)}
     if case.is_current("runs", [MESH], settings):
         return
     conditions = training_conditions(planned_conditions(case, beats=request.settings.training.beats))
@@ -351,7 +192,7 @@ def _runs(case: Case, request: PlanRequest, say: Say) -> None:
         for condition, name in zip(conditions, TRAINING_RUNS, strict=True)
     ]
     run_jobs(jobs, say)
-    figures = {Path(name).stem: _plain(FlowRun.load(case.path(name)).figures) for name in TRAINING_RUNS}
+    figures = {Path(name).stem: plain(FlowRun.load(case.path(name)).figures) for name in TRAINING_RUNS}
     case.record_step("runs", inputs=[MESH], outputs=TRAINING_RUNS, settings=settings, figures=figures)
 
 
@@ -374,7 +215,7 @@ def _reduced(case: Case, request: PlanRequest, say: Say) -> None:
     model.save(case.path(REDUCED))
     write_polydata(display_surface(mesh, model), case.path(SURFACE))
     case.record_step(
-        "reduced", inputs=inputs, outputs=[REDUCED, SURFACE], settings={}, figures=_plain(model.held_out[0])
+        "reduced", inputs=inputs, outputs=[REDUCED, SURFACE], settings={}, figures=plain(model.held_out[0])
     )
 
 
@@ -407,28 +248,10 @@ def display_surface(mesh: LumenMesh, model: ReducedModel) -> pv.PolyData:
     return surface
 
 
-def _without_none(settings: msgspec.Struct) -> dict[str, Any]:
-    """A settings structure as TOML can hold it."""
-    return {name: value for name, value in msgspec.to_builtins(settings).items() if value is not None}
-
-
-def _plain(value: Any) -> Any:
-    """Numbers and containers as TOML can hold them; None is left out."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, np.generic):
-        return value.item()
-    return value
-
-
 STEPS = (
-    Step("image", "reading the image", _image),
-    Step("lumen", "finding the lumen", _lumen),
-    Step("mesh", "centerline, ports and mesh", _mesh),
+    Step("image", "reading the image", image_step),
+    Step("lumen", "finding the lumen", lumen_step),
+    Step("mesh", "centerline, ports and mesh", mesh_step),
     Step("anatomy", "anatomy and fiducials", _anatomy),
     Step("circulation", "tuning the circulation", _circulation),
     Step("runs", "3D flow", _runs),

@@ -270,11 +270,11 @@ def _write(
         }
     }
     ratios: dict[str, dict[str, float]] = {}
-    centerline = read_centerline(case.require(CENTERLINE))
+    centerline, ports = read_centerline(case.require(CENTERLINE)), read_lumen_mesh(case.require(MESH)).ports
     rows: list[list[str]] = []
     header: list[str] = []
     for port in domain.outlets:
-        axis = path_axis(centerline, port.name)
+        axis = path_axis(centerline, ports, port.name)
         sections, distance = centerline_sections(domain, axis.points * METRES_PER_MM, spacing)
         flow, mean = sections.flow(velocity), sections.pressure(pressure)
         span = times[-1] - times[0]

@@ -17,17 +17,27 @@ def export(
     csv: Annotated[
         Path | None, typer.Option(help="Write a recording's messages and states as CSV tables into this folder.")
     ] = None,
+    mesh: Annotated[
+        Path | None, typer.Option(help="Write the mesh for a solver: .mesh, .msh, .xdmf, .vtu or .vtk.")
+    ] = None,
 ) -> None:
-    """Write the planned case as a GLB model, a picture, or both; or a recording as CSV tables."""
+    """Write the planned case as a GLB model, a picture or a mesh for another solver; or a recording as CSV tables."""
     from surgical_twin.case import Case
     from surgical_twin.display import export_glb, export_png
 
     if csv is not None:
         export_tables(case, csv)
         return
-    if glb is None and png is None:
-        raise InputError("export has nothing to write; give --glb FILE, --png FILE or both.")
+    if glb is None and png is None and mesh is None:
+        raise InputError("export has nothing to write; give --glb FILE, --png FILE, --mesh FILE or several of them.")
     opened = Case.open(case)
+    if mesh is not None:
+        from meshes.exchange import export_mesh
+        from meshes.files import read_lumen_mesh
+        from surgical_twin.case import MESH
+
+        export_mesh(read_lumen_mesh(opened.require(MESH)), mesh)
+        out.print(f"{mesh} written")
     if glb is not None:
         export_glb(opened, glb)
         out.print(f"{glb} written")

@@ -5,20 +5,32 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from surgical_twin.commands.console import out, progress_bar, read_numbers
 from surgical_twin.commands.streams import show_recording
+from surgical_twin.errors import InputError
 
-ImageFile = Annotated[Path, typer.Argument(help="NIfTI, NRRD or MHA file, or a folder of DICOM slices.")]
+ImageFile = Annotated[Path, typer.Argument(help="NIfTI, NRRD, MHA, a folder of DICOM; or a segmentation alone.")]
 NewCase = Annotated[Path, typer.Option(help="The case's folder; made if it is not there.")]
 Labels = Annotated[
     Path | None,
-    typer.Option(help="Label map on the image's grid, .seg.nrrd or closed surface, instead of segmentation."),
+    typer.Option(help="Label map, .seg.nrrd, DICOM SEG or closed surface, instead of segmentation."),
 ]
-Segment = Annotated[str | None, typer.Option("--segment", help="Which segment of a .seg.nrrd is lumen, by its name.")]
+Segment = Annotated[
+    str | None, typer.Option("--segment", help="Which segment of a .seg.nrrd or DICOM SEG is lumen, by its name.")
+]
 Seed = Annotated[str | None, typer.Option(help="A point in the vessel: X,Y,Z in mm, LPS.")]
 Threshold = Annotated[float | None, typer.Option(help="Grey value at the wall, where the one found is not right.")]
 Config = Annotated[Path | None, typer.Option(help="plan.toml with any settings that differ from the defaults.")]
+Series = Annotated[
+    str | None, typer.Option(help="Of a DICOM folder: the SeriesInstanceUID to take; the largest where not given.")
+]
+LengthUnit = Annotated[str | None, typer.Option("--unit", help="Unit of a surface's lengths: mm, cm or m.")]
+OwnCenterline = Annotated[
+    Path | None, typer.Option("--centerline", help="Follow this centerline (VTP, VTK or Slicer's .mrk.json) instead.")
+]
+Until = Annotated[str | None, typer.Option(help="Stop after this step, such as lumen or mesh.")]
 Region = Annotated[str | None, typer.Option(help="Look only inside this box: X,Y,Z,X,Y,Z in mm, LPS.")]
 
 
@@ -30,6 +42,9 @@ def _request(
     threshold: float | None,
     region: str | None,
     config: Path | None,
+    series: str | None,
+    unit: str | None,
+    centerline: Path | None = None,
 ) -> "PlanRequest":  # type: ignore[name-defined]  # noqa: F821
     from surgical_twin.plan_settings import read_plan
     from surgical_twin.planning import PlanRequest
@@ -40,7 +55,10 @@ def _request(
         if region is None
         else read_numbers("--region", region, "X,Y,Z,X,Y,Z", "two opposite corners of a box in mm (LPS)")
     )
-    return PlanRequest(image, labels, segment_name, point, threshold, box, read_plan(config))  # type: ignore[arg-type]
+    if unit not in (None, "mm", "cm", "m"):
+        raise InputError(f"--unit {unit} is not known; give mm, cm or m.")
+    settings = read_plan(config)
+    return PlanRequest(image, labels, segment_name, point, threshold, box, settings, series, unit, centerline)  # type: ignore[arg-type]
 
 
 def segment(
@@ -52,11 +70,14 @@ def segment(
     threshold: Threshold = None,
     region: Region = None,
     config: Config = None,
+    series: Series = None,
+    unit: LengthUnit = None,
 ) -> None:
     """Find the lumen only, and write a picture to judge it by: the first steps of plan."""
     from surgical_twin.case import PICTURE
 
-    plan_case(_request(image, labels, segment_name, seed, threshold, region, config), case, until="lumen")
+    request = _request(image, labels, segment_name, seed, threshold, region, config, series, unit)
+    plan_case(request, case, until="lumen")
     info(case)
     out.print(f"Look at {case / PICTURE}.", soft_wrap=True)
 
@@ -70,18 +91,29 @@ def plan(
     threshold: Threshold = None,
     region: Region = None,
     config: Config = None,
+    series: Series = None,
+    unit: LengthUnit = None,
+    centerline: OwnCenterline = None,
+    until: Until = None,
 ) -> None:
     """Plan a case from an angiography volume: lumen, mesh, 3D flow, reduced model."""
-    plan_case(_request(image, labels, segment_name, seed, threshold, region, config), case)
+    plan_case(
+        _request(image, labels, segment_name, seed, threshold, region, config, series, unit, centerline),
+        case,
+        until=until,
+    )
     info(case)
 
 
 def plan_case(request: "PlanRequest", folder: Path, *, until: str | None = None) -> None:  # type: ignore[name-defined]  # noqa: F821
     """Plan with a progress bar per step."""
     from surgical_twin.case import Case
-    from surgical_twin.planning import Step
+    from surgical_twin.planning import STEPS, Step
     from surgical_twin.planning import plan as run_plan
 
+    names = [step.name for step in STEPS]
+    if until is not None and until not in names:
+        raise InputError(f"--until {until} is no step; the steps are {', '.join(names)}.")
     opened = Case.create(folder)
     with progress_bar() as progress:
 
@@ -90,6 +122,19 @@ def plan_case(request: "PlanRequest", folder: Path, *, until: str | None = None)
             return lambda share: progress.update(task, completed=share)
 
         run_plan(request, opened, watch, until=until)
+
+
+def series(folder: Annotated[Path, typer.Argument(help="A folder of DICOM files, at any depth.")]) -> None:
+    """List the DICOM series below a folder, the largest first, to choose one of with --series."""
+    from meshes.dicom import list_series
+
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; give the one that holds the DICOM files.")
+    table = Table("SeriesInstanceUID", "modality", "slices", "size", "description")
+    for one in list_series(folder):
+        size = f"{one.size[0]} x {one.size[1]}"
+        table.add_row(Text(one.uid, overflow="fold"), one.modality, str(one.frames), size, Text(one.description))
+    out.print(table)
 
 
 def info(case: Annotated[Path, typer.Argument(help="The case's folder, or a recording.")]) -> None:

@@ -1,5 +1,9 @@
 """The phantom and analytic lumens."""
 
+import importlib.util
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -61,3 +65,27 @@ def y_shape():
 @pytest.fixture(scope="session")
 def analytic():
     return grid_points, image_of, capsule
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """Path of a file of the real data sets, where they are on this machine."""
+    default = Path(__file__).resolve().parents[3] / "shared" / "data"
+    folder = Path(os.environ.get("SURGICAL_TWIN_DATA", default))
+
+    def path(*parts):
+        found = folder.joinpath(*parts)
+        if not found.exists():
+            pytest.skip(f"{'/'.join(parts)} is not in {folder}; set SURGICAL_TWIN_DATA")
+        return found
+
+    return path
+
+
+@pytest.fixture(scope="session")
+def dicom():
+    """The module that makes DICOM files."""
+    spec = importlib.util.spec_from_file_location("dicom_files", Path(__file__).with_name("dicom_files.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,303 @@
+"""The plan's first steps on what people really bring: from the command line to the mesh, and clear ends before it."""
+
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import pyvista as pv
+import SimpleITK as sitk
+
+from meshes.files import read_centerline, read_lumen_mesh
+from meshes.grid import Grid
+from meshes.quality import mesh_quality
+from meshes.shapes import Tube, scanned
+from surgical_twin.case import Case
+
+SETTINGS = "[mesh]\nedges_across = 4.0\nmax_tetrahedra = 8000\n"
+BLOOD, TISSUE = 400.0, 40.0
+
+
+def run(folder, *words):
+    return subprocess.run(
+        [sys.executable, "-m", "surgical_twin", *map(str, words)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def said(done):
+    return " ".join((done.stdout + done.stderr).split())
+
+
+def planned(folder, *words):
+    """A case planned up to its mesh."""
+    (folder / "plan.toml").write_text(SETTINGS)
+    done = run(folder, "plan", *words, "--case", "case", "--config", "plan.toml", "--until", "mesh")
+    assert done.returncode == 0, said(done)
+    return Case.open(folder / "case"), done
+
+
+def refused(folder, *words):
+    """What is said of input that cannot be used: one sentence, exit code 2, no traceback, and no mesh."""
+    done = run(folder, "plan", *words, "--case", "case", "--until", "mesh")
+    assert done.returncode == 2, said(done)
+    assert "Traceback" not in said(done)
+    assert not (folder / "case" / "mesh.vtu").exists()
+    return said(done)
+
+
+def notes(case):
+    return " ".join(note for step in case.manifest["step"].values() for note in step["notes"])
+
+
+def a_grid(size=(34, 34, 56), spacing=0.9):
+    direction = np.array(sitk.Euler3DTransform((0, 0, 0), 0.1, -0.15, 0.05).GetMatrix()).reshape(3, 3)
+    origin = -direction @ (spacing * (np.array(size) - 1) / 2)
+    return Grid(np.zeros(size[::-1], dtype=np.float32), origin, np.full(3, spacing), direction)
+
+
+def a_scan(*tubes, grid=None, blood=BLOOD):
+    grid = a_grid() if grid is None else grid
+    values = scanned(
+        grid,
+        [lambda points: np.min([tube.distance(points) for tube in tubes], axis=0)],
+        lambda depths: np.where(depths[0] < 0, blood, TISSUE),
+        blur=0.45,
+        noise=15.0,
+        generator=np.random.default_rng(0),
+    )
+    return grid.like(np.rint(values).astype(np.int16)).image()
+
+
+def straight(x=0.0, radius=3.5, half=40.0):
+    return Tube.through([[x, 0, -half], [x + 0.5, 0.5, 0], [x, 0, half]], lambda arc: np.full_like(arc, radius))
+
+
+@pytest.fixture(scope="module")
+def scan():
+    return a_scan(straight())
+
+
+def test_a_dicom_folder_becomes_a_case_that_holds_nothing_of_the_patient(dicom, scan, tmp_path):
+    grid = Grid.of(scan)
+    placement = (grid.origin, grid.spacing, grid.direction)
+    folder = tmp_path / "ROSENKAVALIER" / "ST0001"
+    uid = dicom.write_slices(folder, grid.values, placement)
+    dicom.write_slices(folder, grid.values[:3], placement, prefix="X")
+    listed = run(tmp_path, "series", "ROSENKAVALIER")
+    assert uid in listed.stdout.replace("\n", "").replace(" ", "").replace("│", "") or uid[:20] in listed.stdout
+    case, done = planned(tmp_path, "ROSENKAVALIER", "--series", uid)
+    secrets = [*dicom.PATIENT.values(), "Rosenkavalier", "Octavian", uid, "arterial 0.75"]
+    secrets += [secret.upper() for secret in secrets]
+    for file in case.folder.rglob("*"):
+        for secret in secrets:
+            assert secret.encode() not in everything_in(file), f"{secret} is in {file}"
+    assert "Rosenkavalier" not in done.stdout
+    assert mesh_quality(read_lumen_mesh(case.path("mesh.vtu"))).watertight
+
+
+def everything_in(file):
+    """A file's bytes, and those of every compressed stream in it."""
+    if file.is_dir():
+        return b""
+    raw = file.read_bytes()
+    found = [raw, file.name.encode()]
+    for begin in (place for place in range(len(raw) - 1) if raw[place] in (0x78, 0x1F)):
+        if raw[begin] == 0x1F and raw[begin + 1] != 0x8B:
+            continue
+        unpack = zlib.decompressobj(wbits=47)
+        try:
+            found.append(unpack.decompress(raw[begin:], 1 << 22))
+        except zlib.error:
+            continue
+    return b"\n".join(found)
+
+
+def test_the_search_for_identifiers_finds_them_in_compressed_files(tmp_path):
+    image = sitk.Image(8, 8, 8, sitk.sitkInt16)
+    image.SetMetaData("PatientName", "Octavian")
+    sitk.WriteImage(image, str(tmp_path / "a.nrrd"), useCompression=True)
+    assert b"Octavian" in everything_in(tmp_path / "a.nrrd")
+    (tmp_path / "b").write_bytes(b"head" + zlib.compress(b"some text with Octavian in it" * 50) + b"tail")
+    assert b"Octavian" in everything_in(tmp_path / "b")
+
+
+def test_a_segmentation_edited_by_hand_is_read_back_and_all_behind_it_runs_again(scan, tmp_path):
+    sitk.WriteImage(scan, str(tmp_path / "ct.nrrd"))
+    case, _ = planned(tmp_path, "ct.nrrd")
+    before = case.path("mesh.vtu").read_bytes()
+    stored = sitk.ReadImage(str(case.path("lumen.seg.nrrd")))
+    assert stored.GetMetaData("Segment0_Name") == "lumen"
+    assert stored.GetOrigin() == sitk.ReadImage(str(case.path("image.nrrd"))).GetOrigin()
+    again, _ = planned(tmp_path, "ct.nrrd")
+    assert again.path("mesh.vtu").read_bytes() == before
+    # The upper third is cut off with 3D Slicer's scissors.
+    values = sitk.GetArrayFromImage(stored)
+    values[2 * len(values) // 3 :] = 0
+    edited = sitk.GetImageFromArray(values)
+    edited.CopyInformation(stored)
+    for key in stored.GetMetaDataKeys():
+        edited.SetMetaData(key, stored.GetMetaData(key))
+    sitk.WriteImage(edited, str(case.path("lumen.seg.nrrd")), useCompression=True)
+    after, _ = planned(tmp_path, "ct.nrrd")
+    assert "edited by hand" in notes(after)
+    shorter = mesh_quality(read_lumen_mesh(after.path("mesh.vtu"))).volume_ml
+    assert shorter < 0.75 * case.manifest["step"]["mesh"]["figures"]["volume_ml"]
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(after.path("labels.nrrd")))), values)
+    # It holds until something else is asked for, and even then it is not lost.
+    kept, _ = planned(tmp_path, "ct.nrrd")
+    assert kept.manifest["step"]["mesh"] == after.manifest["step"]["mesh"]
+    other, _ = planned(tmp_path, "ct.nrrd", "--threshold", "200")
+    assert "edited by hand" not in notes(other)
+
+
+def test_a_label_map_alone_is_planned_from(tmp_path):
+    grid = a_grid()
+    depth = straight().distance(grid.positions_of(np.arange(grid.values.size))).reshape(grid.values.shape)
+    sitk.WriteImage(grid.like((depth < 0).astype(np.uint8)).image(), str(tmp_path / "lumen.nii.gz"))
+    case, _ = planned(tmp_path, "lumen.nii.gz")
+    assert "label map" in notes(case)
+    assert case.manifest["step"]["mesh"]["figures"]["ports"] == 2
+
+
+def test_a_surface_alone_is_planned_from_in_the_unit_that_is_given(tmp_path):
+    tube = pv.Cylinder(center=(1, 2, 3), direction=(0.2, 0.1, 1), radius=0.4, height=5.0, resolution=60, capping=False)
+    tube.triangulate().save(tmp_path / "vessel.stl")
+    assert "--unit cm" in refused(tmp_path, "vessel.stl")
+    case, _ = planned(tmp_path, "vessel.stl", "--unit", "cm")
+    assert "2 open ends" in notes(case)
+    ports = read_lumen_mesh(case.path("mesh.vtu")).ports
+    assert [port.radius for port in ports] == pytest.approx([4.0, 4.0], rel=0.03)
+    between = np.linalg.norm(ports[0].center - ports[1].center)
+    volume = case.manifest["step"]["mesh"]["figures"]["volume_ml"]
+    assert volume == pytest.approx(np.pi * 16 * between / 1000, rel=0.02)
+
+
+def test_two_trees_give_the_larger_and_a_word_on_the_other(tmp_path):
+    wide, thin = straight(-7.5, 3.5), straight(7.5, 2.6)
+    sitk.WriteImage(a_scan(wide, thin), str(tmp_path / "ct.nrrd"))
+    case, _ = planned(tmp_path, "ct.nrrd")
+    assert "not connected" in notes(case)
+    assert read_lumen_mesh(case.path("mesh.vtu")).ports[0].radius == pytest.approx(3.5, rel=0.05)
+
+
+def test_a_mask_with_hollows_and_a_handle_is_filled_and_told_of(tmp_path):
+    grid = a_grid((40, 40, 56), 0.8)
+    places = grid.positions_of(np.arange(grid.values.size))
+    ring = np.hypot(np.hypot(places[:, 0] - 3.0, places[:, 2]) - 8.0, places[:, 1]) - 2.0
+    inside = np.minimum(Tube.through([[-5, 0, -40], [-5, 0, 0], [-5, 0, 40]], lambda arc: np.full_like(arc, 3.0))
+                        .distance(places), ring) < 0  # fmt: skip
+    inside &= np.linalg.norm(places - [-5.0, 0.0, -15.0], axis=1) > 1.0
+    sitk.WriteImage(grid.like(inside.reshape(grid.values.shape).astype(np.uint8)).image(), str(tmp_path / "mask.nrrd"))
+    case, _ = planned(tmp_path, "mask.nrrd")
+    told = notes(case)
+    assert "Hollows of" in told
+    assert "loops (handles)" in told
+    figures = case.manifest["step"]["mesh"]["figures"]
+    assert figures["handles"] == 1
+    # Flow goes around the loop: it has no port.
+    assert figures["ports"] == 2
+
+
+def test_an_own_centerline_is_followed(tmp_path, y_shape):
+    """Of three ends it joins two, and only those become ports."""
+    level_set, fork, ends, _ = y_shape
+    field = Grid.of(level_set)
+    sitk.WriteImage(field.like((field.values < 0).astype(np.uint8)).image(), str(tmp_path / "y.nrrd"))
+    steps = np.linspace(0, 1, 30)[:, None]
+    line = np.concatenate([ends["parent"] + steps * (fork - ends["parent"]), fork + steps[1:] * (ends["left"] - fork)])
+    pv.lines_from_points(line * [-1, -1, 1]).strip(join=True).save(tmp_path / "own.vtp")
+    case, _ = planned(tmp_path, "y.nrrd", "--centerline", "own.vtp")
+    assert "the one given" in notes(case)
+    centerline = read_centerline(case.path("centerline.vtp"))
+    assert len(centerline.branches) == 1
+    assert np.linalg.norm(centerline.points[0] - ends["parent"]) < 2.0
+    assert case.manifest["step"]["mesh"]["figures"]["ports"] == 2
+    assert "does not lie in the lumen" in elsewhere(tmp_path, line)
+
+
+def elsewhere(folder, line):
+    pv.lines_from_points(line + 30.0).save(folder / "wrong.vtp")
+    return said(run(folder, "plan", "y.nrrd", "--case", "other", "--centerline", "wrong.vtp", "--until", "mesh"))
+
+
+def test_ports_are_named_and_the_inlet_chosen_by_name(tmp_path, y_shape):
+    level_set, _, ends, radii = y_shape
+    field = Grid.of(level_set)
+    sitk.WriteImage(field.like((field.values < 0).astype(np.uint8)).image(), str(tmp_path / "y.nrrd"))
+    left = ", ".join(f"{value:.1f}" for value in ends["left"])
+    (tmp_path / "named.toml").write_text(f'{SETTINGS}[ports]\ninlet = "outlet_2"\nnames = {{ left = [{left}] }}\n')
+    done = run(tmp_path, "plan", "y.nrrd", "--case", "case", "--config", "named.toml", "--until", "mesh")
+    assert done.returncode == 0, said(done)
+    ports = {port.name: port for port in read_lumen_mesh(tmp_path / "case" / "mesh.vtu").ports}
+    assert ports["inlet"].radius == pytest.approx(radii["right"], rel=0.06)
+    assert ports["left"].radius == pytest.approx(radii["left"], rel=0.06)
+    (tmp_path / "wrong.toml").write_text('[ports]\ninlet = "aorta"\n')
+    assert "is no port" in said(
+        run(tmp_path, "plan", "y.nrrd", "--case", "b", "--config", "wrong.toml", "--until", "mesh")
+    )
+
+
+def test_the_mesh_is_exported_for_solvers(tmp_path, scan):
+    meshio = pytest.importorskip("meshio")
+    sitk.WriteImage(scan, str(tmp_path / "ct.nrrd"))
+    case, _ = planned(tmp_path, "ct.nrrd")
+    mesh = read_lumen_mesh(case.path("mesh.vtu"))
+    for ending in ("mesh", "xdmf", "msh", "vtu"):
+        done = run(tmp_path, "export", "case", "--mesh", f"out.{ending}")
+        assert done.returncode == 0, said(done)
+        cells = meshio.read(tmp_path / f"out.{ending}").cells_dict
+        assert len(cells["tetra"]) == len(mesh.tetrahedra)
+        assert len(cells["triangle"]) == len(mesh.triangles)
+    assert "names no format" in said(run(tmp_path, "export", "case", "--mesh", "out.xyz"))
+
+
+def write(folder, values, spacing=(0.9, 0.9, 0.9), name="bad.nrrd"):
+    image = sitk.GetImageFromArray(values)
+    if image.GetDimension() == 3:
+        image.SetSpacing(spacing)
+    sitk.WriteImage(image, str(folder / name))
+    return name
+
+
+def flat(kind=np.int16):
+    return np.zeros((30, 30, 30), dtype=kind)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda folder, scan: write(folder, flat()), "same value"),
+        (lambda folder, scan: write(folder, flat(np.float32) + np.float32(np.nan)), "not finite"),
+        (lambda folder, scan: write(folder, np.random.default_rng(0).normal(40, 5, (30, 30, 30)).astype(np.float32)),
+         "No vessel"),
+        (lambda folder, scan: write(folder, sitk.GetArrayFromImage(scan)[20]), "three dimensions"),
+        (lambda folder, scan: write(folder, np.stack([sitk.GetArrayFromImage(scan)] * 3)), "extract one"),
+        (lambda folder, scan: write(folder, sitk.GetArrayFromImage(scan), (9e-4, 9e-4, 9e-4)), "not in mm"),
+        (lambda folder, scan: write(folder, sitk.GetArrayFromImage(scan), (900.0, 900.0, 900.0)), "not in mm"),
+    ],
+    ids=["empty", "NaN", "no contrast", "2D", "4D", "metres", "micrometres"],
+)  # fmt: skip
+def test_what_is_no_angiogram_is_named(make, expected, tmp_path, scan):
+    assert expected in refused(tmp_path, make(tmp_path, scan))
+
+
+def test_labels_on_another_grid_are_fitted_and_those_elsewhere_refused(tmp_path, scan):
+    sitk.WriteImage(scan, str(tmp_path / "ct.nrrd"))
+    fine = a_grid((60, 70, 110), 0.5)
+    fine = Grid(fine.values, fine.origin + [0.3, 0.2, 0.1], fine.spacing, np.eye(3))
+    depth = straight(half=22).distance(fine.positions_of(np.arange(fine.values.size))).reshape(fine.values.shape)
+    fine = fine.like((depth < 0).astype(np.uint8))
+    sitk.WriteImage(fine.image(), str(tmp_path / "labels.nrrd"))
+    case, _ = planned(tmp_path, "ct.nrrd", "--labels", "labels.nrrd")
+    assert "another grid" in notes(case)
+    truth = np.pi * 3.5**2 * 44.0 / 1000
+    assert case.manifest["step"]["lumen"]["figures"]["lumen_ml"] == pytest.approx(truth, rel=0.06)
+    moved = Grid(fine.values, fine.origin + 60.0, fine.spacing, fine.direction).image()
+    sitk.WriteImage(moved, str(tmp_path / "moved.nrrd"))
+    (tmp_path / "case").rename(tmp_path / "first")
+    assert "another grid" in refused(tmp_path, "ct.nrrd", "--labels", "moved.nrrd")
