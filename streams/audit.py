@@ -12,8 +12,11 @@ import fcntl
 import getpass
 import hashlib
 import json
+import logging
 import os
+import queue
 import socket
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from streams.errors import InputError
+
+log = logging.getLogger(__name__)
 
 FIRST = "0" * 64
 
@@ -80,6 +85,36 @@ def note(path: Path, what: str, *, who: str | None = None, **details: Any) -> st
     except OSError as error:
         raise InputError(f"the audit log {path} cannot be written ({error.strerror}).") from error
     return str(fields["hash"])
+
+
+class AuditWriter:
+    """Adds lines from a thread of its own, so that a slow disk never delays who has something to say.
+
+    A log that cannot be written is told to the program's own log, and ends nothing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._queue: queue.SimpleQueue[tuple[str, str | None, dict[str, Any]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
+        self._thread.start()
+
+    def note(self, what: str, *, who: str | None = None, **details: Any) -> None:
+        """Add a line; returns at once."""
+        self._queue.put((what, who, details))
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._queue.put(None)
+        self._thread.join(timeout=5.0)
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            what, who, details = item
+            try:
+                note(self._path, what, who=who, **details)
+            except InputError as error:
+                log.error("%s", error)
 
 
 def _line_hash(line: str) -> str:

@@ -20,6 +20,12 @@ DIGEST_BYTES = 16
 HEAD_BYTES = 32
 GENESIS = bytes(HEAD_BYTES)
 
+STATES = "twin"
+"""The channel of the twin's states."""
+
+SMALL = 4096
+"""Shorter data are joined rather than hashed in two steps."""
+
 _times = struct.Struct("<QQI")
 
 
@@ -34,19 +40,30 @@ class Seal(msgspec.Struct, frozen=True):
     """The chain's head after the last of them."""
 
 
-def entry_digest(channel: str, kind: str, data: bytes, *, log_time: int, publish_time: int, sequence: int) -> bytes:
-    """The digest of one entry.
+def digest_prefix(channel: str, kind: str) -> bytes:
+    """What the digests of all entries of a channel have in common.
 
     Args:
         channel: its topic.
         kind: its schema and, where it has any, its marks (late, superseded, why malformed).
+    """
+    return channel.encode() + b"\0" + kind.encode() + b"\0"
+
+
+def entry_digest(prefix: bytes, data: bytes, *, log_time: int, publish_time: int, sequence: int) -> bytes:
+    """The digest of one entry.
+
+    Args:
+        prefix: of its channel, see `digest_prefix`.
         data: its payload.
         log_time: when it arrived, ns.
         publish_time: the source's time by the session's clock, ns.
         sequence: its number.
     """
-    digest = hashlib.blake2b(_times.pack(log_time, publish_time, sequence & 0xFFFFFFFF), digest_size=DIGEST_BYTES)
-    digest.update(channel.encode() + b"\0" + kind.encode() + b"\0")
+    head = _times.pack(log_time, publish_time, sequence & 0xFFFFFFFF) + prefix
+    if len(data) < SMALL:
+        return hashlib.blake2b(head + data, digest_size=DIGEST_BYTES).digest()
+    digest = hashlib.blake2b(head, digest_size=DIGEST_BYTES)
     digest.update(data)
     return digest.digest()
 
@@ -89,17 +106,21 @@ class ChainCheck:
     fault: str | None = None
     fault_entry: int | None = None
     head: bytes = GENESIS
-    _pending: list[tuple[bytes, str]] = field(default_factory=list)
+    _pending: list[tuple[bytes, str, int]] = field(default_factory=list)
 
     @property
     def unsealed(self) -> int:
         """Entries since the last seal."""
         return len(self._pending)
 
-    def add(self, digest: bytes, name: str) -> None:
-        """Take an entry as it was read, with what it is called in a sentence."""
+    def add(self, digest: bytes, channel: str, sequence: int) -> None:
+        """Take an entry as it was read, with what it is called in a sentence: its channel and number."""
         if self.fault is None:
-            self._pending.append((digest, name))
+            self._pending.append((digest, channel, sequence))
+
+    def _name(self, place: int) -> str:
+        _, channel, sequence = self._pending[place]
+        return f"{'state' if channel == STATES else 'event'} {sequence} ({channel})"
 
     def take(self, seal: Seal) -> None:
         """Compare what was read with a seal."""
@@ -113,14 +134,14 @@ class ChainCheck:
             if number >= len(self._pending):
                 self._fail(self.sealed + number, f"entry {self.sealed + number} has been taken out")
                 return
-            digest, name = self._pending[number]
+            digest = self._pending[number][0]
             if digest != expected:
                 later = digest in written[number + 1 :]
                 what = "was preceded by an entry that has been taken out" if later else "is not as it was recorded"
-                self._fail(self.sealed + number, f"{name} {what}")
+                self._fail(self.sealed + number, f"{self._name(number)} {what}")
                 return
         if len(self._pending) > len(written):
-            self._fail(self.sealed + len(written), f"{self._pending[len(written)][1]} was added afterwards")
+            self._fail(self.sealed + len(written), f"{self._name(len(written))} was added afterwards")
             return
         head = self.head
         for digest in written:

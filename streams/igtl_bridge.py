@@ -93,6 +93,8 @@ class Inward:
         except IgtlError:
             self.counts[f"unreadable {message.type}"] += 1
             return []
+        if not made:
+            self.counts[f"without content {message.type[:12]}"] += 1
         good = []
         for item in made:
             if fault(item) is None:
@@ -137,8 +139,7 @@ class Inward:
             case "IMAGE":
                 return [self._image(device, *igtl.read_image(content), time_ns)]
             case _:
-                self.counts[f"unknown {message.type[:12]}"] += 1
-                return []
+                raise IgtlError("a message of a type that is not passed on")
 
     @staticmethod
     def _is_ok(message: IgtlMessage) -> bool:

@@ -24,14 +24,15 @@ from mcap.writer import CompressionType, Writer
 
 from streams.errors import InputError
 from streams.events import Event, Malformed
-from streams.hash_chain import HashChain, Seal, entry_digest
+from streams.hash_chain import STATES as STATE_CHANNEL
+from streams.hash_chain import HashChain, Seal, digest_prefix, entry_digest
 from streams.messages import message_schemas
 
-STATE_CHANNEL = "twin"
 RAW_CHANNEL = "session/raw"
 CHAIN_CHANNEL = "session/chain"
 METADATA = "session"
 END_METADATA = "end"
+LEFT_OUT = "left_out"
 PROFILE = "surgical-twin"
 LATE, SUPERSEDED, KIND = "late", "superseded", "kind"
 """Marks of an event, as metadata of its channel."""
@@ -101,10 +102,11 @@ class RecordingWriter:
         except OSError as error:
             raise InputError(f"{path} cannot be written ({error.strerror}); name another file.") from error
         self.chain = HashChain()
-        self._states = 0
+        self._states = self._last_time = 0
         self._schemas: dict[str | None, int] = {None: 0}
         self._known_schemas = message_schemas() | {"Seal": msgspec.json.schema(Seal)}
         self._channels: dict[tuple[str, str | None, tuple[tuple[str, str], ...]], int] = {}
+        self._prefixes: dict[tuple[str, str | None, tuple[tuple[str, str], ...]], bytes] = {}
         self._writer = Writer(
             self._file, chunk_size=CHUNK_BYTES, compression=CompressionType.LZ4, enable_data_crcs=True
         )
@@ -132,17 +134,21 @@ class RecordingWriter:
 
     def add(self, entry: _Entry) -> None:
         """Write an entry and chain it."""
-        kind = (entry.schema or "") if not entry.marks else entry_kind(entry.schema, dict(entry.marks))
+        key = (entry.channel, entry.schema, entry.marks)
+        prefix = self._prefixes.get(key)
+        if prefix is None:
+            kind = entry_kind(entry.schema, dict(entry.marks))
+            prefix = self._prefixes[key] = digest_prefix(entry.channel, kind)
         self.chain.add(
             entry_digest(
-                entry.channel,
-                kind,
+                prefix,
                 entry.data,
                 log_time=entry.log_time,
                 publish_time=entry.publish_time,
                 sequence=entry.sequence,
             )
         )
+        self._last_time = entry.log_time
         self._write(entry)
 
     def flush(self) -> None:
@@ -151,13 +157,17 @@ class RecordingWriter:
         self._writer.flush()
         self._file.flush()
 
-    def close(self) -> None:
-        """Seal, write the index and the chain's head, and close the file."""
+    def close(self, *, left_out: int = 0) -> None:
+        """Seal, write the index and the chain's head, and close the file.
+
+        Args:
+            left_out: how many entries never came to be written.
+        """
         self._seal()
         self._writer.flush()
         self._writer.add_metadata(
             END_METADATA,
-            {"entries": str(self.chain.length), "head": self.chain.head.hex(), "states": str(self._states)},
+            {"entries": str(self.chain.length), "head": self.chain.head.hex(), LEFT_OUT: str(left_out)},
         )
         self._writer.finish()
         self._file.close()
@@ -184,8 +194,8 @@ class RecordingWriter:
     def _seal(self) -> None:
         seal = self.chain.seal()
         if seal is not None:
-            now = time.time_ns()
-            self._write(_Entry(CHAIN_CHANNEL, "Seal", _encode(seal), now, now, seal.first & 0xFFFFFFFF))
+            at = self._last_time
+            self._write(_Entry(CHAIN_CHANNEL, "Seal", _encode(seal), at, at, seal.first & 0xFFFFFFFF))
 
     def _write(self, entry: _Entry) -> None:
         key = (entry.channel, entry.schema, entry.marks)
@@ -289,7 +299,7 @@ class Recorder:
                 if time.monotonic() >= due:
                     self._writer.flush()
                     due = time.monotonic() + FLUSH_S
-            self._writer.close()
+            self._writer.close(left_out=self.left_out)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else None
             self.failure = f"writing failed ({reason or error})"

@@ -21,12 +21,13 @@ from mcap.stream_reader import CRCValidationError, StreamReader, get_chunk_data_
 
 from streams.errors import InputError
 from streams.events import Event, event_from_frame
-from streams.hash_chain import ChainCheck, Seal, entry_digest
+from streams.hash_chain import ChainCheck, Seal, digest_prefix, entry_digest
 from streams.recorder import (
     CHAIN_CHANNEL,
     END_METADATA,
     KIND,
     LATE,
+    LEFT_OUT,
     METADATA,
     RAW_CHANNEL,
     STATE_CHANNEL,
@@ -50,6 +51,16 @@ class _Stored(NamedTuple):
 
 _RECORD = struct.Struct("<BQ")
 _MESSAGE = struct.Struct("<HIQQ")
+
+
+class _Reader(StreamReader):
+    """Passes over the indexes of messages, which reading in order has no use for."""
+
+    def _read_record(self, opcode: int, length: int) -> McapRecord | None:
+        if opcode == Opcode.MESSAGE_INDEX:
+            self._stream.read(length)
+            return None
+        return super()._read_record(opcode, length)
 
 
 def _opened(records: Iterator[McapRecord]) -> Iterator[McapRecord | _Stored]:
@@ -103,6 +114,7 @@ class RecordingScan:
         chain: how far the entries are as they were written.
         chained: whether the file has a chain at all.
         head: the chain's head as it was written on closing.
+        left_out: entries that never came to be written: the disk did not keep up.
     """
 
     path: Path
@@ -112,6 +124,7 @@ class RecordingScan:
     chain: ChainCheck = field(default_factory=ChainCheck)
     chained: bool = False
     head: str | None = None
+    left_out: int = 0
 
     def entries(self) -> Iterator[Event | StateFrame]:
         """All events and states in the order they were written.
@@ -126,19 +139,15 @@ class RecordingScan:
             raise InputError(f"{self.path} cannot be read ({error.strerror}); check the path.") from error
 
     def _entries(self, stream: BinaryIO) -> Iterator[Event | StateFrame]:
-        channels: dict[int, tuple[Channel, str]] = {}
+        channels: dict[int, tuple[Channel, bytes]] = {}
         schemas: dict[int, str] = {}
         found = False
-        records = StreamReader(stream, emit_chunks=True, validate_crcs=True, record_size_limit=LARGEST_RECORD).records
+        records = _Reader(stream, emit_chunks=True, validate_crcs=True, record_size_limit=LARGEST_RECORD).records
         reader = _opened(records)
         while True:
             try:
                 record = next(reader)
-                if isinstance(record, _Stored):
-                    channel, kind = channels[record.channel_id]
-                    item = self._item(record, channel, kind)
-                else:
-                    item = None
+                item = self._item(record, *channels[record.channel_id]) if isinstance(record, _Stored) else None
             except StopIteration:
                 break
             except CRCValidationError as error:
@@ -156,10 +165,12 @@ class RecordingScan:
                     self.metadata = dict(record.metadata)
                 elif record.name == END_METADATA:
                     self.head = record.metadata.get("head")
+                    self.left_out = int(record.metadata.get(LEFT_OUT, "0"))
             elif isinstance(record, Schema):
                 schemas[record.id] = record.name
             elif isinstance(record, Channel):
-                channels[record.id] = (record, entry_kind(schemas.get(record.schema_id), record.metadata))
+                kind = entry_kind(schemas.get(record.schema_id), record.metadata)
+                channels[record.id] = (record, digest_prefix(record.topic, kind))
             elif isinstance(record, Footer):
                 self.closed = True
             elif isinstance(record, Header):
@@ -177,23 +188,20 @@ class RecordingScan:
         if not self.metadata and not found:
             raise InputError(f"{self.path} holds no recorded session; give a file that live --record wrote.")
 
-    def _item(self, record: _Stored, channel: Channel, kind: str) -> Event | StateFrame | None:
+    def _item(self, record: _Stored, channel: Channel, prefix: bytes) -> Event | StateFrame | None:
         topic = channel.topic
         if topic == CHAIN_CHANNEL:
             self.chained = True
             self.chain.take(_seal_decoder.decode(record.data))
             return None
-        self.chain.add(
-            entry_digest(
-                topic,
-                kind,
-                record.data,
-                log_time=record.log_time,
-                publish_time=record.publish_time,
-                sequence=record.sequence,
-            ),
-            f"{'state' if topic == STATE_CHANNEL else 'event'} {record.sequence} ({topic})",
+        digest = entry_digest(
+            prefix,
+            record.data,
+            log_time=record.log_time,
+            publish_time=record.publish_time,
+            sequence=record.sequence,
         )
+        self.chain.add(digest, topic, record.sequence)
         if topic == STATE_CHANNEL:
             return StateFrame(record.sequence, record.log_time, topic.encode() + b"\0" + record.data)
         if topic == RAW_CHANNEL:
@@ -255,6 +263,8 @@ def read_recording(path: Path) -> Recording:
     missing = (ordered[-1].index + 1 - len(ordered)) if ordered else 0
     if missing:
         notes.append(f"{missing} events are missing from it.")
+    if scan.left_out:
+        notes.append(f"{scan.left_out} events and states were left out: the disk did not keep up.")
     return Recording(
         scan.metadata,
         ordered,

@@ -31,6 +31,9 @@ POLL_MS = 100
 SAY_AGAIN_S = 10.0
 """The same refusal is written to the log this often at most; it is counted every time."""
 
+MOST_SAID = 20
+"""Refusals written to the log within that time, of whatever kind: who tries many keys does not fill the disk."""
+
 MOST_REMEMBERED = 256
 
 
@@ -108,7 +111,7 @@ class Gatekeeper:
     """Answers ZeroMQ's question whether a client may come in.
 
     Attributes:
-        allowed: the list it goes by; may be replaced while it runs.
+        allowed: the list it goes by.
         refused: how many were not let in, by reason.
         recent: the last of them.
         on_refusal: called with each that is written to the log, in the gatekeeper's thread.
@@ -176,8 +179,11 @@ class Gatekeeper:
         known, now = (domain, address, client), time.monotonic()
         if now - self._said.get(known, -SAY_AGAIN_S) < SAY_AGAIN_S:
             return
+        recently = sum(now - at < SAY_AGAIN_S for at in self._said.values())
         if len(self._said) >= MOST_REMEMBERED:
-            self._said.clear()
+            self._said = {key: at for key, at in self._said.items() if now - at < SAY_AGAIN_S}
+        if recently >= MOST_SAID:
+            return
         self._said[known] = now
         log.warning("%s at %s was refused at the socket for %s: %s", client or "a client", address, domain, reason)
         if self.on_refusal is not None:

@@ -1,10 +1,13 @@
 """Recording what devices send, without a twin: the intake and the recorder alone."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import zmq
 
 from streams.events import Event, event_from_frame
 from streams.inbox import Inbox
@@ -15,6 +18,8 @@ from streams.security import ServerSecurity
 from streams.session_clock import now_ns
 from streams.sockets import Subscriber
 from streams.wire import pack
+
+log = logging.getLogger(__name__)
 
 TICK_S = 0.1
 SAY_S = 0.5
@@ -51,7 +56,12 @@ class Receiver:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            frames = self._subscriber.receive_frames(timeout_ms=50, most=1000)
+            try:
+                frames = self._subscriber.receive_frames(timeout_ms=50, most=1000)
+            except zmq.ZMQError:
+                # The streams fall silent, and the state says so; the session goes on.
+                log.exception("nothing more can be received")
+                return
             if frames:
                 self._inbox.put(frames)
 

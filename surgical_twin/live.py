@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from streams import audit
+from streams.audit import AuditWriter
 from streams.command_channel import (
     AddNote,
     Caller,
@@ -31,7 +31,6 @@ from streams.command_channel import (
     Streams,
     WhatIf,
 )
-from streams.errors import InputError
 from streams.events import Event, Malformed, event_from_frame
 from streams.inbox import Inbox
 from streams.intake import Intake
@@ -146,7 +145,7 @@ class LiveLoop:
         self.session = Session(model)
         self.seed = seed
         self.report = LiveReport()
-        self._security, self._audit_log = security, audit_log
+        self._security = security
         used = [endpoints.devices, endpoints.states, *([endpoints.commands] if endpoints.commands else [])]
         plain = security is None and not all(is_local(endpoint) for endpoint in used)
         if plain and insecure:
@@ -183,6 +182,7 @@ class LiveLoop:
             for item in opened:
                 item.close()
             raise
+        self._audit_log = None if audit_log is None else AuditWriter(audit_log)
         self._receiver = Receiver(self._subscriber, self._inbox)
         if security is not None:
             security.gatekeeper.on_refusal = self._refused
@@ -391,13 +391,8 @@ class LiveLoop:
         )
 
     def _audit(self, what: str, **details: Any) -> None:
-        if self._audit_log is None:
-            return
-        try:
-            audit.note(self._audit_log, what, **details)
-        except InputError:
-            # The session goes on: an audit log on a full disk must not end a procedure.
-            log.exception("the audit log cannot be written")
+        if self._audit_log is not None:
+            self._audit_log.note(what, **details)
 
     def _close(self) -> None:
         intake = self._state.intake
@@ -426,3 +421,5 @@ class LiveLoop:
             recording_head=self.report.recording_head,
             recording_failure=self.report.recording_failure,
         )
+        if self._audit_log is not None:
+            self._audit_log.close()

@@ -171,12 +171,15 @@ class SimulatedProcedure:
         monitor = TriggerDevice(
             kind="r_wave", times=np.arange(0.0, duration, self.truth.period), generator=generators[4]
         )
+        # Each device says for which streams its clock stands.
+        told = (
+            ("tracker", tracker, (catheter.stream, "touch/pointer")),
+            ("monitor", pressure, ("pressure/catheter_pressure", "trigger/r_wave")),
+            ("flow_probe", flow, ("flow/flow_probe",)),
+        )
         heartbeats = [
-            HeartbeatDevice("tracker", duration, synchronized=is_synchronized(tracker), streams=(catheter.stream,)),
-            HeartbeatDevice(
-                "monitor", duration, synchronized=is_synchronized(pressure), streams=("pressure/catheter_pressure",)
-            ),
-            HeartbeatDevice("flow_probe", duration, synchronized=is_synchronized(flow), streams=("flow/flow_probe",)),
+            HeartbeatDevice(name, duration, synchronized=is_synchronized(settings), streams=streams)
+            for name, settings, streams in told
         ]
         return [*linked, touching, monitor, *heartbeats, Notes(self.settings.intervention, duration)]
 

@@ -22,13 +22,13 @@ def show_recording(recording: Path) -> None:
     summary = summarize(recording)
     table = Table(title=str(recording))
     table.add_column("stream", no_wrap=True)
-    for heading in ("type", "messages", "rate", "lost", "twice", "late", "gap"):
+    for heading in ("type", "count", "Hz", "lost", "twice", "late", "gap s"):
         table.add_column(heading)
     for name, stream in sorted(summary.streams.items()):
         rate = stream.rate_hz
-        counts = (stream.messages, "" if rate is None else f"{rate:.1f} Hz", stream.lost, stream.duplicates)
+        counts = (stream.messages, "" if rate is None else f"{rate:.1f}", stream.lost, stream.duplicates)
         late = f"{stream.late}" + (f" (+{stream.superseded} superseded)" if stream.superseded else "")
-        table.add_row(name, stream.kind, *(str(count) for count in counts), late, f"{stream.longest_gap_s:.2f} s")
+        table.add_row(name, stream.kind, *(str(count) for count in counts), late, f"{stream.longest_gap_s:.2f}")
     out.print(table)
     begin = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(summary.first_ns * 1e-9))
     out.print(

@@ -148,7 +148,7 @@ def test_metadata_and_times_survive():
 def test_no_body_raises_beyond_what_is_counted(data):
     kind = data.draw(st.sampled_from(["TRANSFORM", "QTDATA", "TDATA", "STRING", "POINT", "SENSOR", "IMAGE", "STATUS",
                                       "POSITION", "NONSENSE"]))  # fmt: skip
-    content = data.draw(st.binary(min_size=1, max_size=300))
+    content = data.draw(st.binary(max_size=300))
     inward = Inward()
     made = inward.convert(IgtlMessage(kind, data.draw(st.text(max_size=20)), 5, content), 7)
     assert made or sum(inward.counts.values())
@@ -337,7 +337,9 @@ def test_a_peer_that_speaks_something_else_or_does_not_listen_disturbs_nobody(br
     good.sendall(igtl.pack(IgtlMessage("STRING", "d", 1, igtl.string_content("still here"))))
     assert [message.text for message in collect(heard, 1)] == ["still here"]
     stranger.settimeout(5)
-    assert stranger.recv(1000) == b""
+    with contextlib.suppress(ConnectionResetError):
+        while stranger.recv(1 << 16):
+            pass
     for item in (stranger, deaf, good):
         item.close()
 

@@ -1,9 +1,11 @@
 """The commands around the streams, as a user types them."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 
@@ -18,7 +20,7 @@ from streams.sockets import Publisher, Subscriber
 from streams.wire import unpack
 from surgical_twin.cli import app
 from surgical_twin.errors import InputError
-from surgical_twin.pace import read_speed
+from surgical_twin.pace import Keyboard, read_speed
 
 TABLE = "t,p\n" + "\n".join(f"{number * 0.004:.3f},{80 + number % 40}" for number in range(500)) + "\n"
 MAP = '[time]\ncolumn = "t"\n[[pressure]]\ncolumn = "p"\nunit = "mmHg"\n'
@@ -106,6 +108,9 @@ def test_keys_are_made_listed_and_revoked(tmp_path):
         (("bridge", "igtl", "--listen", "many"), "no address"),
         (("bridge", "igtl", "--listen", "0.0.0.0:18944"), "--insecure"),
         (("bridge", "igtl", "--listen", "1", "--coordinates", "xyz"), "neither"),
+        (("replay", "r.mcap", "--pause"), "terminal"),
+        (("replay", "r.mcap", "--from", "-1"), "not negative"),
+        (("replay", "r.mcap", "--speed", "0"), "no speed"),
         (("live", "nowhere", "--keys", "k", "--insecure"), "no case"),
     ],
 )
@@ -188,6 +193,20 @@ def test_the_bridge_command_listens_and_passes_on(tmp_path):
     assert unpack(heard[0][1]).text == "here"
     assert bridge.returncode == 0, error
     assert "Note" in output
+
+
+def test_keys_are_read_from_a_terminal_one_by_one_and_it_is_left_as_it_was(monkeypatch):
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "r") as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        before = termios.tcgetattr(theirs)
+        with Keyboard() as keyboard:
+            assert keyboard.there
+            assert keyboard.read(0.0) == ""
+            os.write(ours, b" .q")
+            assert keyboard.read(2.0) == " .q"
+        assert termios.tcgetattr(theirs) == before
+    os.close(ours)
 
 
 def test_speeds():
