@@ -220,6 +220,28 @@ def test_a_publisher_that_starts_again_is_heard_at_once(room):
     assert state.counters["duplicates"] == 0
 
 
+def test_a_session_that_cannot_keep_up_goes_on_showing_and_says_so(room):
+    """Each pressure message takes 10 ms and comes every 2 ms: three seconds of work in half a second."""
+    step = room.loop.session.step
+
+    def slow(state, event):
+        if isinstance(event.message, PressureSamples):
+            time.sleep(0.01)
+        return step(state, event)
+
+    room.loop.session.step = slow
+    for _ in range(300):
+        room.pressure()
+        room.look(2)
+    seen, after = room.until(lambda state: "overloaded" in state.flags, room.pose)
+    assert after < 2.0
+    room.until(lambda state: "overloaded" not in state.flags, room.pose)
+    behind = [state for state in room.states if state.sequence >= seen.sequence - 20]
+    gaps = np.diff([state.source_time_ns for state in behind]) / 1e6
+    assert np.percentile(gaps, 90) < 60  # ms; 20 where nothing else runs
+    assert room.states[-1].tip_valid
+
+
 def test_a_late_viewer_sees_the_state_at_once_and_the_whole_of_it(room):
     viewer = Subscriber(room.endpoints.states, bind=False, topics=("twin",))
     try:
