@@ -65,7 +65,7 @@ class ElasticBody:
     """A tetrahedral mesh of tissue with its stiffness factorized once."""
 
     def __init__(
-        self, nodes: ArrayLike, tetrahedra: ArrayLike, *, poisson: float = POISSON, strain_mm: float = 10.0
+        self, nodes: ArrayLike, tetrahedra: ArrayLike, *, poisson: float = POISSON, strain_mm: float = 20.0
     ) -> None:
         """Assemble and factorize.
 
