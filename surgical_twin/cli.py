@@ -11,7 +11,7 @@ from meshes.errors import InputError as MeshesInputError
 from registration.errors import InputError as RegistrationInputError
 from streams.errors import InputError as StreamsInputError
 from surgical_twin import __version__
-from surgical_twin.commands import display, flow, planning, prediction, procedure, scoring, streams
+from surgical_twin.commands import display, flow, planning, prediction, procedure, registration, scoring, streams
 from surgical_twin.commands.console import err, out
 from surgical_twin.errors import InputError
 from viewer.errors import InputError as ViewerInputError
@@ -52,6 +52,8 @@ for command in (
 ):
     app.command()(command)
 app.command("import")(streams.import_files)
+app.add_typer(registration.register, name="register")
+app.add_typer(registration.calibrate, name="calibrate")
 
 
 def main() -> None:

@@ -327,8 +327,12 @@ def test_every_documented_command_and_option_exists():
         for line in re.findall(r"^(?:\S*/)?surgical-twin (.+)$", fenced, re.MULTILINE):
             words = line.split("#")[0].replace("[", " ").replace("]", " ").replace("|", " ").split()
             assert words[0] in commands, f"{page.name}: {line}"
-            known = {option for parameter in commands[words[0]].params for option in parameter.opts}
-            for word in words[1:]:
+            command, rest = commands[words[0]], words[1:]
+            while hasattr(command, "commands"):  # a group: its next word is the command
+                assert rest and rest[0] in command.commands, f"{page.name}: {line}"
+                command, rest = command.commands[rest[0]], rest[1:]
+            known = {option for parameter in command.params for option in parameter.opts}
+            for word in rest:
                 assert not word.startswith("--") or word in known, f"{page.name}: {line}"
             found += 1
     assert found >= 10

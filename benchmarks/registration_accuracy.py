@@ -1,0 +1,236 @@
+"""How right the registrations are, and how right they are about themselves.
+
+Truth: noise drawn here (Monte-Carlo), answers that came with real recordings, and known motions of a real CT head
+whose copy was given another modality by remapping, bias field and noise (no real 3D pair with truth could be had).
+
+Published beside: EM vessel-based registration in patients 8.2 mm median, image-based 2.2 mm; EVAR accepts below 5 mm;
+liver rigid 3.8-7.7 mm against biomechanical 3.1 +- 1.8 mm; brain shift 5.7 to 1.2 mm by model.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from scipy.spatial.transform import Rotation
+from scipy.stats import chi2
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests/registration"))
+DATA = ROOT.parent / "shared/data"
+
+from registration.absolute_orientation import fit_points  # noqa: E402
+from registration.anisotropic import register_anisotropic  # noqa: E402
+from registration.landmarks import register_landmarks  # noqa: E402
+from registration.rigid import apply_to_points, rotation_angle  # noqa: E402
+
+FIDUCIALS = np.array([[0, 0, 0], [90, 5, 10], [20, 70, -15], [60, 40, 55], [10, -30, 40], [-25, 30, 35.0]])
+FAR = np.array([40.0, 120.0, -60.0])
+
+
+def random_motion(rng, degrees, shift, center):
+    axis = rng.normal(size=3)
+    matrix = np.eye(4)
+    turn = axis / np.linalg.norm(axis) * np.radians(rng.uniform(-degrees, degrees))
+    matrix[:3, :3] = Rotation.from_rotvec(turn).as_matrix()
+    matrix[:3, 3] = center + rng.uniform(-shift, shift, 3) - matrix[:3, :3] @ center
+    return matrix
+
+
+def landmarks(figures, draws):
+    """Predicted against actual TRE, fiducials turned at random, so that no axis is special."""
+    rng = np.random.default_rng(0)
+    turn = random_motion(rng, 180, 100, np.zeros(3))
+    points, target = apply_to_points(turn, FIDUCIALS), apply_to_points(turn, FAR)
+    fle = 0.6
+    noise = rng.normal(size=(draws, 6, 3)) * fle / np.sqrt(3)
+    fits = fit_points(points + noise, np.broadcast_to(points, noise.shape))
+    errors = fits[:, :3, :3] @ target + fits[:, :3, 3] - target
+    result = register_landmarks(points, points, fle=fle)
+    actual = np.sqrt(np.mean(np.sum(errors**2, axis=1)))
+    covariance = result.point_covariance(target)
+    inside = np.mean(np.einsum("ni,ij,nj->n", errors, np.linalg.inv(covariance), errors) < chi2.ppf(0.95, 3))
+    put(figures, "tre_isotropic", 100 * abs(result.tre(target) / actual - 1), "<= 5", "%")
+    put(figures, "region_isotropic", 100 * inside, "in 94 96", "%")
+    shape = turn[:3, :3] @ np.diag([0.15, 0.15, 0.6]) ** 2 @ turn[:3, :3].T
+    root = np.linalg.cholesky(shape)
+    errors, hits = [], []
+    for _ in range(draws):
+        fit = register_anisotropic(points + rng.normal(size=(6, 3)) @ root.T, points, source_covariance=shape)
+        error = apply_to_points(fit.target_from_source, target) - target
+        errors.append(error)
+        hits.append(error @ np.linalg.solve(fit.point_covariance(target), error) < chi2.ppf(0.95, 3))
+    actual = np.sqrt(np.mean(np.sum(np.square(errors), axis=1)))
+    put(figures, "tre_anisotropic", 100 * abs(float(fit.tre(target)) / actual - 1), "<= 5", "%")
+    put(figures, "region_anisotropic", 100 * np.mean(hits), "in 94 96", "%")
+
+
+def put(figures, name, value, goal, unit, why=None):
+    figures[name] = {"value": None if value is None else round(float(value), 4), "goal": goal, "unit": unit}
+    if why:
+        figures[name]["why"] = why
+    print(f"{name:<32} {figures[name]['value']} {unit}   goal {goal}   {why or ''}", flush=True)
+
+
+def recordings(figures):
+    """Real recordings against the answers that came with them."""
+    from registration.calibration.hand_eye import calibrate_hand_eye_streams
+    from registration.calibration.time_offset import find_time_offset, line_position, motion_along_main_direction
+    from registration.pose_files import read_pose_table, read_sequence
+
+    plus = DATA / "plus_tracked_sequences"
+    if plus.is_dir():
+        video = plus / "WaterTankBottomTranslationVideoBuffer.igs.mha"
+        images = sitk.GetArrayFromImage(sitk.ReadImage(str(video)))
+        rows = np.array([line_position(image) for image in images])
+        probe = read_sequence(plus / "WaterTankBottomTranslationTrackerBuffer-trimmed.igs.mha").stream("Probe").used()
+        motion = motion_along_main_direction(probe.poses[:, :3, 3])
+        lag = find_time_offset(read_sequence(video).time_s, rows, probe.time_s, motion, reach_s=0.5)
+        put(figures, "water_tank_lag_error", 1e3 * abs(lag.lag_s + 0.0648266), "<= 5", "ms")
+    folder = DATA / "ethz_hand_eye/TANGO_exCALIBur_1"
+    if folder.is_dir():
+        devices = [read_pose_table(path, unit_mm=1000.0) for path in sorted(folder.glob("*.csv"))]
+        legs = [calibrate_hand_eye_streams(devices[i], devices[j]) for i, j in ((0, 1), (1, 2), (2, 0))]
+        loop = legs[0].a_from_b @ legs[1].a_from_b @ legs[2].a_from_b
+        put(figures, "hand_eye_loop", np.linalg.norm(loop[:3, 3]), "<= 18.585", "mm")
+        put(figures, "hand_eye_loop_angle", np.degrees(rotation_angle(loop)), "<= 0.1155", "degrees")
+    why = "PLUS stores the result of its pivot calibration but not the poses it came from"
+    put(figures, "pivot_against_reference", None, "<= 0.05", "mm", why)
+
+
+def head():
+    path = DATA / "itk_course_multimodal/visible_male.nrrd"
+    return sitk.Cast(sitk.ReadImage(str(path)), sitk.sitkFloat32) if path.is_file() else None
+
+
+def images(figures, starts):
+    from registration.image.intensity import register_images, transform_of
+
+    fixed = head()
+    if fixed is None:
+        put(figures, "image_converged", None, ">= 95", "%", "the CT head is not there")
+        return
+    rng = np.random.default_rng(1)
+    values = sitk.GetArrayFromImage(fixed) / 255.0
+    z, y, _ = np.indices(values.shape) / np.array(values.shape)[:, None, None, None]
+    other = (np.sin(3.84 * values) * 180 + 40 * (values > 0.5)) * (1 + 0.25 * np.sin(3 * z) + 0.15 * y)
+    moving = sitk.GetImageFromArray((other + rng.normal(size=values.shape) * 8).astype(np.float32))
+    moving.CopyInformation(fixed)
+    center = np.array(fixed.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in fixed.GetSize()]))
+    points = center + rng.uniform(-60, 60, (40, 3))
+    errors = []
+    for _ in range(starts):
+        found = register_images(fixed, moving, start=transform_of(random_motion(rng, 15, 20, center)))
+        errors.append(np.linalg.norm(apply_to_points(found.moving_from_fixed, points) - points, axis=1).mean())
+    put(figures, "image_converged", 100 * np.mean(np.array(errors) <= 1.0), ">= 95", "%")
+    put(figures, "image_error", np.median(errors), "<= 1", "mm")
+
+
+def projections(figures, starts):
+    from registration.projection.carm import Attenuation, carm_camera, radiograph
+    from registration.projection.match import register_projections
+
+    fixed = head()
+    if fixed is None:
+        put(figures, "biplane_success", None, ">= 90", "%", "the CT head is not there")
+        return
+    rng = np.random.default_rng(2)
+    ct = fixed * (2600.0 / 255.0) - 1000.0
+    full, thin = Attenuation.from_ct(ct), Attenuation.from_ct(ct, spacing=3.0)
+    middle = tuple(float(v) for v in thin.middle)
+    cameras = [
+        carm_camera(primary_deg=a, secondary_deg=0, source_to_detector=1100, source_to_isocenter=750, pixel_mm=1.2,
+                    width=256, height=256, isocenter=middle) for a in (0.0, 90.0)
+    ]  # fmt: skip
+    pictures = [radiograph(full, camera, step_mm=1.0) for camera in cameras]
+    pictures = [picture + rng.normal(size=picture.shape) * 0.02 for picture in pictures]
+    points = thin.middle + rng.uniform(-50, 50, (40, 3))
+    for name, views, goals in (("biplane", 2, (">= 90", "<= 1")), ("single_plane", 1, (">= 0", "<= 20"))):
+        errors = []
+        for _ in range(starts):
+            start = random_motion(rng, 10, 20, thin.middle)
+            found = register_projections(pictures[:views], cameras[:views], thin, start=start)
+            errors.append(np.linalg.norm(apply_to_points(found.world_from_volume, points) - points, axis=1).mean())
+        put(figures, f"{name}_success", 100 * np.mean(np.array(errors) <= 2.0), goals[0], "%")
+        put(figures, f"{name}_median", np.median(errors), goals[1], "mm")
+
+
+def surfaces(figures, starts):
+    from test_surface import organ, patch
+
+    from registration.surface.icp import register_surface
+    from registration.surface.target import SurfaceTarget
+
+    rng = np.random.default_rng(3)
+    target = SurfaceTarget.from_points(organ(rng, 20000))
+    good = 0
+    for _ in range(starts):
+        points = patch(rng, 200)
+        found = register_surface(points, target, start=random_motion(rng, 40, 30, points.mean(axis=0)))
+        miss = apply_to_points(found.target_from_source, points) - points
+        good += np.sqrt(np.mean(np.sum(miss**2, axis=1))) < 2.0
+    put(figures, "surface_success", 100 * good / starts, ">= 95", "%")
+
+
+def lumens(figures, runs):
+    from test_lumen import drift, follow, pull_back, rms, vessel
+
+    from registration.lumen.branch_tree import BranchTree
+
+    removed, right = [], []
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        lines, radii = vessel(rng)
+        tree = BranchTree.from_branches(lines, radii, names=["parent", "left", "right"])
+        true, beyond = pull_back(rng, lines, radii)
+        moved = drift(rng, true.mean(axis=0))
+        fixes = apply_to_points(moved, true) + rng.normal(size=true.shape) * 0.5
+        tracker, states = follow(tree, fixes)
+        removed.append(1 - rms(apply_to_points(tracker.correction @ moved, true) - true) / rms(fixes - true))
+        away = np.abs(beyond) > 8.0
+        named = np.array([state.branch for state in states])
+        right.append(np.mean(named[away] == np.where(beyond[away] > 0, "left", "parent")))
+    put(figures, "lumen_drift_removed_median", 100 * np.median(removed), ">= 70", "%")
+    put(figures, "lumen_drift_removed_mean", 100 * np.mean(removed), ">= 70", "%")
+    put(figures, "lumen_branch_right", 100 * np.mean(right), ">= 99", "%")
+
+
+def elastic(figures):
+    from test_elastic import BASE, SIZE, ElasticBody, box, face_points, sag
+
+    rng = np.random.default_rng(4)
+    finer = ElasticBody(*box(8.0, seed=5), poisson=0.40)
+    top = rng.uniform(0, 1, (150, 3)) * SIZE * (1, 1, 0) + (0, 0, SIZE[2])
+    finer.prepare(top, support=BASE + (3.0, -2.0, 0.0))
+    tissue, body = finer.register(sag(top), noise_mm=0.02), ElasticBody(*box())
+    targets = rng.uniform(0.15, 0.85, (300, 3)) * SIZE
+    truth = tissue(targets)
+    exposed = rng.uniform(0, 1, (50, 3)) * SIZE * (1, 1, 0) + (0, 0, SIZE[2])
+    for name, points, goal in (("exposed_face", exposed, ">= 70"), ("three_faces", face_points(rng, 50), ">= 70")):
+        measured = tissue(points) - points + rng.normal(size=points.shape) * 0.3
+        rigid = apply_to_points(fit_points(points[None], points[None] + measured)[0], targets)
+        body.prepare(points, support=BASE)
+        bent = body.register(measured, noise_mm=0.3)(targets)
+        before, after = (np.linalg.norm(p - truth, axis=1).mean() for p in (rigid, bent))
+        put(figures, f"elastic_cut_{name}", 100 * (1 - after / before), goal, "%")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few draws and starts")
+    quick = parser.parse_args().quick
+    figures: dict = {}
+    landmarks(figures, 1000 if quick else 10_000)
+    surfaces(figures, 10 if quick else 100)
+    lumens(figures, 6 if quick else 40)
+    elastic(figures)
+    recordings(figures)
+    images(figures, 3 if quick else 50)
+    projections(figures, 2 if quick else 100)
+    print(json.dumps({"benchmark": "registration_accuracy", "figures": figures}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+r"""Tissue that moved: a linear-elastic body driven by a few surface points, and what lies inside it moved along.
+
+Equilibrium of a homogeneous isotropic body without load, its displacement u given at m surface points only:
+
+    -div sigma(u) = 0,     sigma = lambda tr(eps) I + 2 mu eps,     eps = sym grad u,
+
+minimizing the elastic energy with the measured displacements as springs (a surface that slid is measured by its
+distance along the normal alone),
+
+    min_u  1/2 u^T K u + k0/2 u^T M u + 1/2 sum_j (P_j (B_j u - d_j))^2 / s_j^2,
+
+B_j the interpolation at the j-th point, P_j the identity or the normal. The stiffness is scaled so that its unit means
+a deformation of `strain_mm` over the body - Young's modulus has no say in a problem without forces, Poisson's ratio
+has. With the factorized K the few points enter through the m x m compliance C = B K^-1 B^T (Woodbury), so that after
+the setup each new set of displacements costs one small dense solve and one product; its posterior covariance at any
+point comes with it. Assembled with DOLFINx, factorized with SciPy's SuperLU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+from scipy.sparse.linalg import splu
+from scipy.spatial import KDTree
+
+from registration.errors import InputError
+from registration.rigid import Array, check_points
+from registration.verdict import Verdict
+
+POISSON = 0.45
+"""Soft tissue is nearly incompressible; at 0.49 linear tetrahedra lock."""
+
+MOST_NODES = 60_000
+
+
+@dataclass(frozen=True)
+class ElasticWarp:
+    """Displacement of a body; result of `ElasticBody.register`.
+
+    Attributes:
+        displacements: (n, 3) of the mesh's nodes, mm.
+        residuals_mm: (m,) distance that the surface points still miss.
+        largest_mm: longest displacement.
+        smallest_volume: smallest ratio of a tetrahedron's volume after to before.
+        verdict: whether to use it.
+    """
+
+    displacements: Array
+    residuals_mm: Array
+    largest_mm: float
+    smallest_volume: float
+    verdict: Verdict
+    _body: ElasticBody
+
+    def __call__(self, points: ArrayLike) -> Array:
+        """Points (k, 3) - a lumen surface, a centerline, a target - moved along with the body."""
+        p = check_points(points)
+        return p + np.asarray((self._body.interpolation(p) @ self.displacements.ravel()).reshape(-1, 3))
+
+
+class ElasticBody:
+    """A tetrahedral mesh of tissue with its stiffness factorized once."""
+
+    def __init__(
+        self, nodes: ArrayLike, tetrahedra: ArrayLike, *, poisson: float = POISSON, strain_mm: float = 20.0
+    ) -> None:
+        """Assemble and factorize.
+
+        Args:
+            nodes: (n, 3) in mm.
+            tetrahedra: (k, 4) indices.
+            poisson: ratio, 0 to 0.49.
+            strain_mm: size of the deformation that is to be expected, over the body; springs are stiff against it.
+
+        Raises:
+            InputError: indices, volumes or a Poisson's ratio that cannot be; a mesh too large to factorize.
+        """
+        self.nodes = check_points(nodes, "mesh nodes")
+        self.tetrahedra = np.asarray(tetrahedra, dtype=np.int64)
+        if self.tetrahedra.ndim != 2 or self.tetrahedra.shape[1] != 4 or not len(self.tetrahedra):
+            raise InputError(f"tetrahedra have shape {self.tetrahedra.shape}; give four node indices per tetrahedron.")
+        if self.tetrahedra.min() < 0 or self.tetrahedra.max() >= len(self.nodes):
+            raise InputError("a tetrahedron names a node that the mesh does not have; write the mesh again.")
+        if not 0.0 <= poisson < 0.495:
+            raise InputError(f"Poisson's ratio {poisson:g} must lie between 0 and 0.49.")
+        if len(self.nodes) > MOST_NODES:
+            raise InputError(f"a mesh of {len(self.nodes)} nodes is too fine to factorize; {MOST_NODES} are enough.")
+        self._volumes = _volumes(self.nodes, self.tetrahedra)
+        if np.abs(self._volumes).min() <= 1e-12 * np.abs(self._volumes).max():
+            raise InputError(f"tetrahedron {int(np.argmin(np.abs(self._volumes)))} has no volume; mesh the body again.")
+        stiffness, mass = _assemble(self.nodes, self.tetrahedra, poisson)
+        # A deformation of strain_mm over the body's size stores energy 1/2: the springs' sigmas compare with that.
+        size = float(np.ptp(self.nodes, axis=0).max())
+        energy = float(np.abs(self._volumes).sum()) * (strain_mm / size) ** 2
+        stiffness = stiffness / energy
+        # Rigid motion costs next to nothing, but something: the matrix stays regular.
+        soft = 1e-4 / (float(mass.sum()) / 3.0 * strain_mm**2)
+        self._factor = splu((stiffness + soft * mass).tocsc())
+        self._middles = KDTree(self.nodes[self.tetrahedra].mean(axis=1))
+        self._inverse = np.linalg.inv(np.swapaxes(_edges(self.nodes, self.tetrahedra), 1, 2))
+        self._count = self._measured = 0
+        self._solved: Array | None = None
+        self._rows: sparse.csr_matrix | None = None
+
+    def interpolation(self, points: Array) -> sparse.csr_matrix:
+        """(3k, 3n): displacements at points (k, 3) from those of the nodes; a point outside takes its nearest
+        tetrahedron's, cut to its corners."""
+        near = self._middles.query(points, k=min(24, len(self.tetrahedra)))[1].reshape(len(points), -1)
+        offset = points[:, None] - self.nodes[self.tetrahedra[near, 0]]
+        local = np.einsum("kcij,kcj->kci", self._inverse[near], offset)
+        weights = np.concatenate([1.0 - local.sum(axis=2, keepdims=True), local], axis=2)
+        best = np.argmax(weights.min(axis=2), axis=1)
+        rows = np.arange(len(points))
+        chosen = np.clip(weights[rows, best], 0.0, None)
+        chosen /= chosen.sum(axis=1, keepdims=True)
+        corners = self.tetrahedra[near[rows, best]]
+        i = (3 * rows[:, None, None] + np.arange(3)).repeat(4, axis=1)
+        j = 3 * corners[:, :, None] + np.arange(3)
+        values = np.repeat(chosen[:, :, None], 3, axis=2)
+        shape = (3 * len(points), 3 * len(self.nodes))
+        return sparse.csr_matrix((values.ravel(), (i.ravel(), j.ravel())), shape=shape)
+
+    def prepare(self, points: ArrayLike, normals: ArrayLike | None = None, *, support: ArrayLike | None = None) -> None:
+        """Compute the body's compliance at surface points (m, 3): the slow part, once per set of points.
+
+        Args:
+            points: where displacements will be measured, mm.
+            normals: (m, 3); with them only the distance along each normal is measured, as of a surface that slid.
+            support: (k, 3) places at which the body is held - skull base, ligaments, spine - and does not move.
+        """
+        p = check_points(points, "surface points")
+        if len(p) < 4:
+            raise InputError(f"{len(p)} surface points cannot drive a body; give at least 4, better 30.")
+        rows = self.interpolation(p)
+        if normals is not None:
+            n = check_points(normals, "surface normals")
+            if n.shape != p.shape:
+                raise InputError(f"{len(n)} normals for {len(p)} surface points; give one per point.")
+            n = n / np.linalg.norm(n, axis=1, keepdims=True)
+            i = np.repeat(np.arange(len(p)), 3)
+            rows = sparse.csr_matrix((n.ravel(), (i, np.arange(3 * len(p)))), shape=(len(p), 3 * len(p))) @ rows
+        self._count, measured = len(p), rows.shape[0]
+        if support is not None:
+            rows = sparse.vstack([rows, self.interpolation(check_points(support, "support points"))]).tocsr()
+        self._measured, self._rows = measured, rows
+        self._solved = self._factor.solve(np.ascontiguousarray(rows.T.toarray()))
+        self._compliance = rows @ self._solved
+
+    def register(self, displacements: ArrayLike, *, noise_mm: float = 0.5) -> ElasticWarp:
+        """Move the body so that the prepared points move by `displacements`: (m, 3), or (m,) along the normals.
+
+        Args:
+            displacements: measured at the prepared points, mm.
+            noise_mm: standard deviation of a measured displacement per direction.
+
+        Raises:
+            InputError: no prepared points, or displacements of another count or not finite.
+        """
+        if self._solved is None or self._rows is None:
+            raise InputError("no surface points are prepared; call prepare first.")
+        d = np.asarray(displacements, dtype=np.float64).ravel()
+        if d.shape != (self._measured,) or not np.isfinite(d).all():
+            raise InputError(
+                f"{d.size} displacement values for {self._measured} measured ones, or values that are not finite."
+            )
+        wanted = np.concatenate([d, np.zeros(self._rows.shape[0] - len(d))])
+        gain = self._compliance + noise_mm**2 * np.eye(len(wanted))
+        moved = self._solved @ np.linalg.solve(gain, wanted)
+        field = moved.reshape(-1, 3)
+        misses = (self._rows @ moved)[: len(d)] - d
+        per_point = np.linalg.norm(misses.reshape(self._count, -1), axis=1)
+        ratio = float((_volumes(self.nodes + field, self.tetrahedra) / self._volumes).min())
+        largest = float(np.linalg.norm(field, axis=1).max())
+        rms = float(np.sqrt(np.mean(per_point**2)))
+        shown = f"displaced by up to {largest:.1f} mm, surface points missed by {rms:.2f} mm RMS"
+        if ratio <= 0.0:
+            verdict = Verdict("fail", f"{shown}: the body folds over itself; check the surface points")
+        elif rms > 3.0 * max(noise_mm, 0.5):
+            verdict = Verdict("check", f"{shown}: more than their noise; check the points' pairing")
+        elif ratio < 0.3:
+            verdict = Verdict("check", f"{shown}: a tetrahedron shrinks to {100 * ratio:.0f} %")
+        else:
+            verdict = Verdict("pass", shown)
+        return ElasticWarp(field, per_point, largest, ratio, verdict, self)
+
+
+def _edges(nodes: Array, tetrahedra: NDArray[np.int64]) -> Array:
+    corners = nodes[tetrahedra]
+    return np.asarray(corners[:, 1:] - corners[:, :1])
+
+
+def _volumes(nodes: Array, tetrahedra: NDArray[np.int64]) -> Array:
+    return np.asarray(np.linalg.det(_edges(nodes, tetrahedra)) / 6.0)
+
+
+def _assemble(
+    nodes: Array, tetrahedra: NDArray[np.int64], poisson: float
+) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    """Stiffness for a shear modulus of 1 and mass, (3n, 3n), in the order of the given nodes."""
+    import dolfinx_solver  # noqa: F401  # isort: skip  (finds the libraries; must come before dolfinx)
+
+    import basix.ufl
+    import ufl
+    from dolfinx import fem, mesh
+    from mpi4py import MPI
+
+    domain = mesh.create_mesh(
+        MPI.COMM_SELF, tetrahedra, basix.ufl.element("Lagrange", "tetrahedron", 1, shape=(3,)), nodes
+    )
+    space = fem.functionspace(domain, ("Lagrange", 1, (3,)))
+    u, v = ufl.TrialFunction(space), ufl.TestFunction(space)
+    ratio = 2.0 * poisson / (1.0 - 2.0 * poisson)  # lambda / mu
+
+    def strain(w: ufl.core.expr.Expr) -> ufl.core.expr.Expr:
+        return ufl.sym(ufl.grad(w))
+
+    energy = 2.0 * ufl.inner(strain(u), strain(v)) + ratio * ufl.div(u) * ufl.div(v)
+    matrices = []
+    for form in (energy * ufl.dx, ufl.inner(u, v) * ufl.dx):
+        assembled = fem.assemble_matrix(fem.form(form))
+        assembled.scatter_reverse()
+        matrices.append(assembled.to_scipy())
+    # DOLFINx renumbers: find each of its nodes among ours.
+    distance, ours = KDTree(nodes).query(space.tabulate_dof_coordinates())
+    if distance.max() > 1e-9 * max(1.0, float(np.abs(nodes).max())) or len(np.unique(ours)) != len(nodes):
+        raise InputError("the mesh has nodes that no tetrahedron uses, or two in one place; clean it.")
+    order = np.empty(len(nodes), dtype=np.int64)
+    order[ours] = np.arange(len(nodes))
+    index = (3 * order[:, None] + np.arange(3)).ravel()
+    stiffness, mass = (sparse.csr_matrix(m)[index][:, index] for m in matrices)
+    return stiffness, mass

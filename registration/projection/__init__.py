@@ -1,0 +1,1 @@
+"""Registration of volumes and centerlines to X-ray projections."""

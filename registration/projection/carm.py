@@ -1,0 +1,249 @@
+r"""A C-arm's projections: geometry from DICOM tags, and radiographs computed from a CT (DRR).
+
+Geometry. The detector lies at `source_to_detector` from the X-ray focus, seen along the central ray; the isocenter
+at `source_to_isocenter`. DICOM's positioner angles turn the gantry about the patient's axes, in LPS: a positive
+primary angle turns the *receptor* towards the patient's left (LAO), a positive secondary one towards the head (CRA).
+At 0/0 the receptor is in front (A, -y): rays run from the back (P) to the front. Each view is a `PinholeCamera` whose
+focal length is the source-detector distance in pixels - so points, centerlines and overlays use the same projection as
+any camera. A camera sees as from the X-ray focus: at 0/0 columns run towards the patient's right and rows towards the
+feet. Angiograms are usually *shown* as from the receptor, with the patient's left on the right: mirror such an image
+(`numpy.fliplr`) before it is compared.
+
+Radiograph. The line integral of the attenuation from the focus to each pixel, by trilinear sampling at equal steps,
+all rays of a chunk at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
+
+from registration.camera import PinholeCamera
+from registration.errors import InputError
+from registration.rigid import Array, invert
+
+WATER_PER_MM = 0.02
+"""Attenuation of water at about 60 keV, 1/mm."""
+
+
+def carm_camera(
+    *,
+    primary_deg: float,
+    secondary_deg: float,
+    source_to_detector: float,
+    source_to_isocenter: float,
+    pixel_mm: float,
+    width: int,
+    height: int,
+    isocenter: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> PinholeCamera:
+    """Camera of one C-arm view.
+
+    Args:
+        primary_deg: positioner primary angle, positive LAO (DICOM 0018,1510).
+        secondary_deg: positioner secondary angle, positive cranial (0018,1511).
+        source_to_detector: mm (0018,1110).
+        source_to_isocenter: mm (0018,9402; 0018,1111 where the patient is in the isocenter).
+        pixel_mm: detector pixel (0018,1164), after binning.
+        width: columns.
+        height: rows.
+        isocenter: (3,) in the patient frame, mm.
+
+    Raises:
+        InputError: distances that cannot be.
+    """
+    if not 0.0 < source_to_isocenter < source_to_detector:
+        raise InputError(
+            f"source to isocenter {source_to_isocenter:g} mm and to detector {source_to_detector:g} mm: the isocenter "
+            "must lie between source and detector."
+        )
+    if not pixel_mm > 0.0:
+        raise InputError(f"detector pixel of {pixel_mm:g} mm is not a positive length.")
+    a, b = np.radians(primary_deg), np.radians(secondary_deg)
+    # Direction from the isocenter to the receptor: in front (-y), turned to the left (+x) and to the head (+z).
+    towards = np.array([np.sin(a) * np.cos(b), -np.cos(a) * np.cos(b), np.sin(b)])
+    columns = -np.array([np.cos(a), np.sin(a), 0.0])
+    rows = np.cross(towards, columns)
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack([columns, rows, towards])
+    source = np.array(isocenter) - source_to_isocenter * towards
+    pose[:3, 3] = -pose[:3, :3] @ source
+    focal = source_to_detector / pixel_mm
+    return PinholeCamera(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2, camera_from_world=pose)
+
+
+def carm_camera_from_dicom(
+    tags: Mapping[str, Any], *, isocenter: tuple[float, float, float] = (0, 0, 0)
+) -> PinholeCamera:
+    """Camera of a view from its DICOM attributes, by keyword (pydicom) or "gggg|eeee" (SimpleITK).
+
+    Raises:
+        InputError: an attribute that is missing or no number, named.
+    """
+
+    def number(keyword: str, tag: str, default: float | None = None) -> float:
+        value = tags.get(keyword, tags.get(tag))
+        if value is None or str(value).strip() == "":
+            if default is not None:
+                return default
+            raise InputError(f"the image has no {keyword} ({tag.replace('|', ',')}), which fixes the C-arm's geometry.")
+        try:
+            return float(str(value).split("\\")[0])
+        except ValueError:
+            raise InputError(f"{keyword} ({tag.replace('|', ',')}) is {value!r}, which is no number.") from None
+
+    detector = number("DistanceSourceToDetector", "0018|1110")
+    isocenter_mm = number(
+        "DistanceSourceToIsocenter", "0018|9402", number("DistanceSourceToPatient", "0018|1111", 0.0) or None
+    )
+    return carm_camera(
+        primary_deg=number("PositionerPrimaryAngle", "0018|1510"),
+        secondary_deg=number("PositionerSecondaryAngle", "0018|1511"),
+        source_to_detector=detector,
+        source_to_isocenter=isocenter_mm,
+        pixel_mm=number("ImagerPixelSpacing", "0018|1164"),
+        width=int(number("Columns", "0028|0011")),
+        height=int(number("Rows", "0028|0010")),
+        isocenter=isocenter,
+    )
+
+
+@dataclass(frozen=True)
+class Attenuation:
+    """A volume of attenuation: values (z, y, x) in 1/mm, and (4, 4) from points in mm to voxel indices (x, y, z)."""
+
+    values: NDArray[np.float32]
+    index_from_point: Array
+    corners: Array
+
+    @classmethod
+    def from_ct(cls, ct: sitk.Image, *, spacing: float | None = None, floor_hu: float = -700.0) -> Attenuation:
+        """From a CT in Hounsfield units: mu = mu_water (1 + HU / 1000), nothing below `floor_hu`.
+
+        Args:
+            ct: the volume.
+            spacing: thin it to about this voxel size in mm first; as it is if not given.
+            floor_hu: values below (air, couch foam) attenuate nothing.
+
+        Raises:
+            InputError: not a volume.
+        """
+        if ct.GetDimension() != 3:
+            raise InputError(f"the CT is {ct.GetDimension()}D; give a volume.")
+        image = sitk.Cast(ct, sitk.sitkFloat32)
+        if spacing is not None:
+            factors = [max(1, round(spacing / s)) for s in image.GetSpacing()]
+            image = sitk.BinShrink(image, [min(f, n) for f, n in zip(factors, image.GetSize(), strict=True)])
+        hu = sitk.GetArrayFromImage(image)
+        values = np.where(hu > floor_hu, WATER_PER_MM * (1.0 + hu / 1000.0), 0.0).clip(0.0).astype(np.float32)
+        point_from_index = np.eye(4)
+        point_from_index[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
+        point_from_index[:3, 3] = image.GetOrigin()
+        size = np.array(image.GetSize())
+        ends = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in size])).reshape(3, -1).T
+        corners = ends @ point_from_index[:3, :3].T + point_from_index[:3, 3]
+        return cls(values, np.linalg.inv(point_from_index), corners)
+
+    def thinned(self, factor: int) -> Attenuation:
+        """The volume averaged over blocks of `factor` voxels per side."""
+        if factor <= 1:
+            return self
+        keep = [n // factor * factor for n in self.values.shape]
+        cut = self.values[: keep[0], : keep[1], : keep[2]]
+        z, y, x = (n // factor for n in keep)
+        values = cut.reshape(z, factor, y, factor, x, factor).mean(axis=(1, 3, 5))
+        # Index i of a block is the middle of old indices i factor .. i factor + factor - 1.
+        scale = np.diag([1.0 / factor] * 3 + [1.0])
+        scale[:3, 3] = -0.5 * (factor - 1) / factor
+        return Attenuation(np.asarray(values, dtype=np.float32), scale @ self.index_from_point, self.corners)
+
+    @property
+    def middle(self) -> Array:
+        """(3,) middle of the volume, mm."""
+        return self.corners.mean(axis=0)
+
+
+def radiograph(
+    volume: Attenuation,
+    camera: PinholeCamera,
+    world_from_volume: Array | None = None,
+    *,
+    step_mm: float = 2.0,
+    pixels: Array | None = None,
+    nearest: bool = False,
+) -> Array:
+    """Line integrals of the attenuation (dimensionless): an image (height, width), or (n,) at `pixels` (n, 2).
+
+    Args:
+        volume: what attenuates.
+        camera: the view; lens distortion is ignored (flat-panel detectors have none).
+        world_from_volume: (4, 4) pose of the volume in the camera's world; the identity if not given.
+        step_mm: of the sampling along rays.
+        pixels: where to compute; the whole image if not given.
+        nearest: take the nearest voxel at each step, several times faster and good enough to search with.
+    """
+    if pixels is None:
+        columns, rows = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
+        points = np.column_stack([columns.ravel(), rows.ravel()]).astype(np.float64)
+    else:
+        points = np.asarray(pixels, dtype=np.float64)
+    pose = camera.camera_from_world if world_from_volume is None else camera.camera_from_world @ world_from_volume
+    volume_from_camera = invert(pose)
+    source = volume_from_camera[:3, 3]
+    rays = np.column_stack([(points - (camera.cx, camera.cy)) / (camera.fx, camera.fy), np.ones(len(points))])
+    rays = rays @ volume_from_camera[:3, :3].T
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    index = volume.index_from_point
+    start, along = index[:3, :3] @ source + index[:3, 3], rays @ index[:3, :3].T
+    size = np.array(volume.values.shape)[::-1]
+    # Slab method: where each ray enters and leaves the volume's box, in mm along the ray.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        first, second = (-0.5 - start) / along, (size - 0.5 - start) / along
+    enter = np.nanmax(np.minimum(first, second), axis=1).clip(0.0)
+    leave = np.nanmin(np.maximum(first, second), axis=1)
+    result = np.zeros(len(points))
+    hit = np.flatnonzero(leave > enter)
+    if len(hit):
+        # One raster for all rays, in steps from the focus, so that equal paths get equal samples.
+        depths = np.arange(enter[hit].min(), leave[hit].max() + step_mm, step_mm) + 0.5 * step_mm
+        chunk = max(1, 2_000_000 // len(depths))
+        for begin in range(0, len(hit), chunk):
+            part = hit[begin : begin + chunk]
+            if nearest:
+                result[part] = _nearest_sums(volume.values, start, along[part], depths) * step_mm
+                continue
+            where = start + along[part, None, :] * depths[:, None]
+            sampled = map_coordinates(
+                volume.values, where[..., ::-1].reshape(-1, 3).T, order=1, mode="constant", cval=0.0, prefilter=False
+            )
+            result[part] = sampled.reshape(len(part), -1).sum(axis=1) * step_mm
+    return result if pixels is not None else result.reshape(camera.height, camera.width)
+
+
+def _nearest_sums(values: NDArray[np.float32], start: Array, along: Array, depths: Array) -> Array:
+    """Sums (n,) of the nearest voxels along rays: one integer index per sample, gathered at once."""
+    shape = values.shape
+    flat = np.zeros((len(along), len(depths)), dtype=np.int32)
+    inside = np.ones(flat.shape, dtype=bool)
+    steps = depths.astype(np.float32)
+    stride = 1
+    for axis in range(3):  # x, y, z: the last axis of the array first
+        size = shape[2 - axis]
+        index = along[:, axis, None].astype(np.float32) * steps
+        index += np.float32(start[axis] + 0.5)
+        inside &= index >= 0.0
+        inside &= index < size
+        whole = index.astype(np.int32)
+        whole *= stride
+        flat += whole
+        stride *= size
+    flat *= inside
+    sampled = values.ravel().take(flat)
+    sampled *= inside
+    return sampled.sum(axis=1, dtype=np.float64)

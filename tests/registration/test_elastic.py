@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+from scipy.spatial import Delaunay
+from scipy.spatial.transform import Rotation
+
+from registration.absolute_orientation import fit_points
+from registration.elastic import ElasticBody
+from registration.errors import InputError
+from registration.rigid import apply_to_points
+
+SIZE = np.array([140.0, 110.0, 90.0])
+
+
+def box(spacing=10.0, seed=0):
+    """Nodes and tetrahedra of a block of tissue."""
+    rng = np.random.default_rng(seed)
+    axes = [np.linspace(0, s, round(s / spacing) + 1) for s in SIZE]
+    nodes = np.array(np.meshgrid(*axes, indexing="ij")).reshape(3, -1).T
+    inside = ((nodes > 1) & (nodes < SIZE - 1)).all(axis=1)
+    nodes = nodes + inside[:, None] * rng.uniform(-0.15, 0.15, nodes.shape) * spacing
+    tetrahedra = Delaunay(nodes).simplices
+    corners = nodes[tetrahedra]
+    volume = np.abs(np.linalg.det(corners[:, 1:] - corners[:, :1])) / 6
+    return nodes, tetrahedra[volume > 1e-3 * spacing**3]
+
+
+@pytest.fixture(scope="module")
+def body():
+    return ElasticBody(*box())
+
+
+def face_points(rng, count):
+    """Places on the upper face and two sides, as a camera or a pointer sees them."""
+    p = rng.uniform(0, 1, (count, 3)) * SIZE
+    side = rng.integers(0, 3, count)
+    p[side == 0, 2], p[side == 1, 0], p[side == 2, 1] = SIZE[2], SIZE[0], 0.0
+    return p
+
+
+def test_a_uniform_stretch_is_reproduced_inside(body):
+    rng = np.random.default_rng(1)
+    points = np.concatenate([face_points(rng, 80), SIZE - face_points(rng, 80)])  # all six faces
+    stretch = np.diag([0.03, -0.0135, -0.0135])  # uniaxial: Poisson's ratio 0.45
+    body.prepare(points)
+    warp = body.register(points @ stretch, noise_mm=0.02)
+    inside = rng.uniform(0.1, 0.9, (40, 3)) * SIZE
+    np.testing.assert_allclose(warp(inside) - inside, inside @ stretch, atol=0.4)
+    assert warp.verdict.level == "pass"
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_rigid_motion_bends_nothing(body, seed):
+    rng = np.random.default_rng(seed)
+    points = face_points(rng, 30)
+    turn = Rotation.from_rotvec(rng.normal(size=3) * 0.01).as_matrix()
+    body.prepare(points)
+    warp = body.register(points @ turn.T - points + (4.0, -2.0, 3.0), noise_mm=0.05)
+    inside = rng.uniform(0.1, 0.9, (40, 3)) * SIZE
+    np.testing.assert_allclose(warp(inside), inside @ turn.T + (4.0, -2.0, 3.0), atol=0.1)
+    assert warp.smallest_volume == pytest.approx(1.0, abs=0.01)
+
+
+def sag(points):
+    """A sag of 10 mm at the middle of the upper face, smooth and nearly without change of volume."""
+    x, y, z = (points / SIZE).T
+    down = -10.0 * np.sin(np.pi * x) * np.sin(np.pi * y) * z**1.5
+    along = 2.0 * np.cos(np.pi * x) * np.sin(np.pi * y) * z
+    return np.column_stack([along, 0.5 * along, down])
+
+
+BASE = np.array([(x, y, 0.0) for x in np.linspace(5, 135, 6) for y in np.linspace(5, 105, 5)])
+
+
+def test_a_deformation_of_ten_millimeters_is_mostly_removed_by_fifty_points(body):
+    # The truth is a finer body of another Poisson's ratio, held at its base and driven densely from its upper face.
+    rng = np.random.default_rng(2)
+    finer = ElasticBody(*box(8.0, seed=5), poisson=0.40)
+    top = rng.uniform(0, 1, (150, 3)) * SIZE * (1, 1, 0) + (0, 0, SIZE[2])
+    finer.prepare(top, support=BASE + (3.0, -2.0, 0.0))
+    tissue = finer.register(sag(top), noise_mm=0.02)
+    points = rng.uniform(0, 1, (50, 3)) * SIZE * (1, 1, 0) + (0, 0, SIZE[2])  # the exposed surface
+    measured = tissue(points) - points + rng.normal(size=points.shape) * 0.3
+    targets = rng.uniform(0.15, 0.85, (300, 3)) * SIZE
+    truth = tissue(targets)
+    rigid = apply_to_points(fit_points(points[None], points[None] + measured)[0], targets)
+    body.prepare(points, support=BASE)
+    warp = body.register(measured, noise_mm=0.3)
+    before, after = (np.linalg.norm(p - truth, axis=1).mean() for p in (rigid, warp(targets)))
+    assert 8.0 < tissue.largest_mm < 12.0
+    assert after < 0.3 * before
+    assert warp.verdict.level == "pass"
+
+
+def test_distances_along_normals_alone_move_a_body_that_slid(body):
+    rng = np.random.default_rng(3)
+    points = face_points(rng, 80)
+    normals = np.where(
+        points[:, 2:] == SIZE[2], (0, 0, 1.0), np.where(points[:, :1] == SIZE[0], (1.0, 0, 0), (0, -1.0, 0))
+    )
+    body.prepare(points, normals)
+    warp = body.register(np.sum(sag(points) * normals, axis=1), noise_mm=0.2)
+    top = np.array([[70.0, 55.0, 85.0]])
+    assert (warp(top) - top)[0, 2] == pytest.approx(sag(top)[0, 2], abs=2.0)
+    assert warp.residuals_mm.shape == (80,)
+
+
+def test_turning_the_body_turns_the_warp(body):
+    rng = np.random.default_rng(4)
+    turn, points = Rotation.random(rng=rng).as_matrix(), face_points(rng, 20)
+    nodes, tetrahedra = box()
+    other = ElasticBody(nodes @ turn.T, tetrahedra, strain_mm=20.0 * np.ptp(nodes @ turn.T, axis=0).max() / SIZE.max())
+    body.prepare(points)
+    other.prepare(points @ turn.T)
+    a, b = body.register(sag(points)), other.register(sag(points) @ turn.T)
+    np.testing.assert_allclose(a.displacements @ turn.T, b.displacements, atol=0.02)
+
+
+def test_bodies_and_points_that_cannot_be_are_refused(body):
+    nodes, tetrahedra = box()
+    with pytest.raises(InputError, match="names a node"):
+        ElasticBody(nodes, tetrahedra + len(nodes))
+    with pytest.raises(InputError, match="Poisson"):
+        ElasticBody(nodes, tetrahedra, poisson=0.5)
+    with pytest.raises(InputError, match="no volume"):
+        ElasticBody(nodes, np.vstack([tetrahedra, [0, 1, 2, 3]]))
+    with pytest.raises(InputError, match="no tetrahedron uses"):
+        ElasticBody(np.vstack([nodes, [500.0, 0, 0]]), tetrahedra)
+    with pytest.raises(InputError, match="3 surface points"):
+        body.prepare(nodes[:3])
+    body.prepare(nodes[:10])
+    with pytest.raises(InputError, match="not finite"):
+        body.register(np.full((10, 3), np.nan))
