@@ -33,9 +33,22 @@ LATE_NS = 500_000_000
 """Farther off than this is strange: no message is early by itself, and few are half a second late."""
 
 STEP_SPREAD_NS = 50_000_000
-STEP_LASTS_NS = 500_000_000
+EARLY_LASTS_NS = 200_000_000
+LATE_LASTS_NS = 2_000_000_000
 STEP_MESSAGES = 3
-"""Strange times that agree with one another for this long, in so many messages, are a clock that was set."""
+"""Strange times that agree with one another for so long, in so many messages, are a clock that was set. Late ones may
+as well be a sender that is held up, so they have to last longer."""
+
+
+@dataclass
+class _Run:
+    """Strange times one after another that agree with one another."""
+
+    begin_ns: int
+    lowest: int
+    highest: int
+    differences: list[int]
+    """the first of them"""
 
 
 @dataclass
@@ -63,8 +76,7 @@ class StreamClock:
     """source time, offset there, slope"""
     _recent_least: int | None = None
     """of the last buckets that are complete"""
-    _strange: deque[tuple[int, int, int]] = field(default_factory=lambda: deque(maxlen=64))
-    """receive time, source time, difference"""
+    _strange: _Run | None = None
 
     @property
     def offset_ns(self) -> int:
@@ -79,12 +91,12 @@ class StreamClock:
         """Take a message's times; returns its source time by the session's clock."""
         difference = receive_ns - source_ns
         if self._count >= WARM_UP and not self._plausible(difference):
-            if self._stepped(receive_ns, source_ns, difference):
+            if self._stepped(receive_ns, difference):
                 self._restart()
             else:
-                return source_ns + self.offset_ns
-        elif self._strange:
-            self._strange.clear()
+                return self._session_time(source_ns, receive_ns)
+        else:
+            self._strange = None
         self._count += 1
         if self._count <= WARM_UP:
             self._first.append(difference)
@@ -98,24 +110,36 @@ class StreamClock:
             if self._bucket is not None and (least is None or self._bucket[2] < least):
                 least = self._bucket[2]
             self.raw_offset_ns = difference if least is None else least
-        return source_ns + self.offset_ns
+        return self._session_time(source_ns, receive_ns)
+
+    def _session_time(self, source_ns: int, receive_ns: int) -> int:
+        """Nothing is measured after it has arrived; of a trusted clock that is the session's to judge."""
+        time_ns = source_ns + self.offset_ns
+        return time_ns if self.trusted else min(time_ns, receive_ns)
 
     def _plausible(self, difference: int) -> bool:
         return -EARLY_NS <= difference - self.raw_offset_ns <= LATE_NS
 
-    def _stepped(self, receive_ns: int, source_ns: int, difference: int) -> bool:
-        strange = self._strange
-        strange.append((receive_ns, source_ns, difference))
-        # Only what agrees with the newest counts: a burst after a silence catches up, and so does not agree.
-        while max(item[2] for item in strange) - min(item[2] for item in strange) > STEP_SPREAD_NS:
-            strange.popleft()
-        return len(strange) >= STEP_MESSAGES and receive_ns - strange[0][0] >= STEP_LASTS_NS
+    def _stepped(self, receive_ns: int, difference: int) -> bool:
+        """Whether strange times have agreed with one another for long enough, this one included.
+
+        Only what agrees with the newest counts: a burst after a silence catches up, and so does not agree.
+        """
+        run = self._strange
+        if run is None or max(run.highest, difference) - min(run.lowest, difference) > STEP_SPREAD_NS:
+            self._strange = _Run(receive_ns, difference, difference, [difference])
+            return False
+        run.lowest, run.highest = min(run.lowest, difference), max(run.highest, difference)
+        if len(run.differences) < WARM_UP:
+            run.differences.append(difference)
+        lasts = LATE_LASTS_NS if difference > self.raw_offset_ns else EARLY_LASTS_NS
+        return len(run.differences) >= STEP_MESSAGES and receive_ns - run.begin_ns >= lasts
 
     def _restart(self) -> None:
         self.steps += 1
         self._count = 0
-        self._first = [item[2] for item in self._strange]
-        self._strange.clear()
+        self._first = [] if self._strange is None else self._strange.differences
+        self._strange = None
         self._buckets.clear()
         self._bucket, self._line, self._recent_least, self.drift_ppm = None, None, None, 0.0
 

@@ -132,15 +132,23 @@ class PressureDevice:
     loss: float = 0.0
     transducer: Transducer | None = None
     """What the line and the transducer make of the pressure; nothing where it is None."""
+    _measured: tuple[Array, Array] | None = None
+    """times and what is read then, of the whole procedure"""
+
+    def prepare(self) -> None:
+        """Work out what the line makes of the whole procedure: too long a job for between two messages."""
+        times = np.arange(int(self.duration_s * self.rate_hz), dtype=float) / self.rate_hz
+        if self.transducer is not None and len(times):
+            self._measured = times, self.transducer.measure(self.pressure_mmhg, times)
 
     def messages(self, epoch_ns: int) -> Iterator[Due]:
         """A batch per ``samples_per_message`` samples."""
         count = self.samples_per_message
-        every = np.arange(int(self.duration_s * self.rate_hz) // count * count) / self.rate_hz
-        if self.transducer is None or not len(every):
-            read = self.pressure_mmhg
-        else:
-            measured = self.transducer.measure(self.pressure_mmhg, every)
+        if self.transducer is not None and self._measured is None:
+            self.prepare()
+        read = self.pressure_mmhg
+        if self._measured is not None:
+            every, measured = self._measured
             read = lambda time_s: float(np.interp(time_s, every, measured))  # noqa: E731
         for number in range(int(self.duration_s * self.rate_hz) // count):
             times = (number * count + np.arange(count)) / self.rate_hz

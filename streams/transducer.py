@@ -29,6 +29,9 @@ MMHG_PER_CM = BLOOD_DENSITY * GRAVITY * 0.01 / PASCAL_PER_MMHG
 STEP_S = 0.0005
 """The line's equation is solved exactly over steps of this length, for a pressure that is linear within each."""
 
+SAMPLE_S = 0.001
+"""The pressure at the tip is asked for at times this far apart."""
+
 FLUSH_MMHG = 300.0
 """Pressure of the flush bag."""
 
@@ -86,7 +89,9 @@ class Transducer:
     def _through_the_line(self, pressure_mmhg: Callable[[float], float], times: Array) -> Array:
         steps = math.ceil(float(times[-1]) / STEP_S) + 1
         grid: Array = np.arange(steps + 1, dtype=float) * STEP_S
-        tip = np.array([pressure_mmhg(float(time)) for time in grid]) + self._whip(grid)
+        coarse = grid[:: round(SAMPLE_S / STEP_S)]
+        coarse = np.append(coarse, grid[-1]) if coarse[-1] < grid[-1] else coarse
+        tip = np.interp(grid, coarse, [pressure_mmhg(float(time)) for time in coarse]) + self._whip(grid)
         for begin, end in self.flushes:
             tip[(grid >= begin) & (grid < end)] = FLUSH_MMHG
         out = tip.copy()

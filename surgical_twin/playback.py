@@ -48,6 +48,7 @@ def play_procedure(
     Raises:
         InputError: no twin answered in time.
     """
+    devices = procedure.devices()  # some take a while to make, and time runs once the twin listens
     publisher = Publisher(devices_endpoint, bind=False, security=security, insecure=insecure)
     try:
         listener = Subscriber(states_endpoint, bind=False, topics=("twin",), security=security, insecure=insecure)
@@ -57,7 +58,7 @@ def play_procedure(
             listener.close()
         epoch_ns = time.time_ns() + 100_000_000
         procedure.record(epoch_ns)
-        messages = merge(procedure.devices(), epoch_ns=epoch_ns)
+        messages = merge(devices, epoch_ns=epoch_ns)
         begin = time.monotonic()
         duration = procedure.motion.duration
         report = play(

@@ -23,7 +23,7 @@ from streams.devices import (
     TrackerDevice,
     TriggerDevice,
 )
-from streams.links import Link
+from streams.links import Link, LinkErrors
 from streams.tracker_errors import with_errors
 from surgical_twin.axis import Axis
 from surgical_twin.case import FIDUCIALS, Case, write_atomically
@@ -144,6 +144,7 @@ class SimulatedProcedure:
             transducer=line_of(pressure, self.settings.intervention, self.truth.period, duration),
             generator=generators[2],
         )
+        transducer.prepare()
         probe = FlowDevice(
             sensor="flow_probe",
             port=inlet,
@@ -181,7 +182,16 @@ class SimulatedProcedure:
             HeartbeatDevice(name, duration, synchronized=is_synchronized(settings), streams=streams)
             for name, settings, streams in told
         ]
-        return [*linked, touching, monitor, *heartbeats, Notes(self.settings.intervention, duration)]
+        # The pointer is the tracker's: it has its clock, and no message of a person's touch is lost.
+        of_tracker = link_errors(tracker, unseen)
+        clock = LinkErrors(clock_offset_s=of_tracker.clock_offset_s, clock_drift_ppm=of_tracker.clock_drift_ppm)
+        return [
+            *linked,
+            Link(touching, clock, links[3]),
+            monitor,
+            *heartbeats,
+            Notes(self.settings.intervention, duration),
+        ]
 
     def record(self, epoch_ns: int) -> None:
         """Keep what scoring needs beside the case."""
