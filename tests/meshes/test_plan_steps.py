@@ -232,11 +232,20 @@ def test_a_mask_with_hollows_and_a_handle_is_filled_and_told_of(tmp_path):
     assert figures["ports"] == 2
 
 
-def test_an_own_centerline_is_followed(tmp_path, y_shape):
+def write_y(folder, y_shape, analytic):
+    """The Y as a label map of voxels of 1 mm."""
+    grid_points, image_of, capsule = analytic
+    _, fork, ends, radii = y_shape
+    shape, spacing = (48, 24, 68), np.ones(3)
+    points = grid_points(shape, spacing)
+    depth = np.min([capsule(points, fork, ends[name], radii[name]) for name in ends], axis=0)
+    sitk.WriteImage(sitk.Cast(image_of(depth, shape, spacing) < 0, sitk.sitkUInt8), str(folder / "y.nrrd"))
+
+
+def test_an_own_centerline_is_followed(tmp_path, y_shape, analytic):
     """Of three ends it joins two, and only those become ports."""
-    level_set, fork, ends, _ = y_shape
-    field = Grid.of(level_set)
-    sitk.WriteImage(field.like((field.values < 0).astype(np.uint8)).image(), str(tmp_path / "y.nrrd"))
+    _, fork, ends, _ = y_shape
+    write_y(tmp_path, y_shape, analytic)
     steps = np.linspace(0, 1, 30)[:, None]
     line = np.concatenate([ends["parent"] + steps * (fork - ends["parent"]), fork + steps[1:] * (ends["left"] - fork)])
     pv.lines_from_points(line * [-1, -1, 1]).strip(join=True).save(tmp_path / "own.vtp")
@@ -254,17 +263,16 @@ def elsewhere(folder, line):
     return said(run(folder, "plan", "y.nrrd", "--case", "other", "--centerline", "wrong.vtp", "--until", "mesh"))
 
 
-def test_ports_are_named_and_the_inlet_chosen_by_name(tmp_path, y_shape):
-    level_set, _, ends, radii = y_shape
-    field = Grid.of(level_set)
-    sitk.WriteImage(field.like((field.values < 0).astype(np.uint8)).image(), str(tmp_path / "y.nrrd"))
+def test_ports_are_named_and_the_inlet_chosen_by_name(tmp_path, y_shape, analytic):
+    _, _, ends, radii = y_shape
+    write_y(tmp_path, y_shape, analytic)
     left = ", ".join(f"{value:.1f}" for value in ends["left"])
     (tmp_path / "named.toml").write_text(f'{SETTINGS}[ports]\ninlet = "outlet_2"\nnames = {{ left = [{left}] }}\n')
     done = run(tmp_path, "plan", "y.nrrd", "--case", "case", "--config", "named.toml", "--until", "mesh")
     assert done.returncode == 0, said(done)
     ports = {port.name: port for port in read_lumen_mesh(tmp_path / "case" / "mesh.vtu").ports}
-    assert ports["inlet"].radius == pytest.approx(radii["right"], rel=0.06)
-    assert ports["left"].radius == pytest.approx(radii["left"], rel=0.06)
+    assert ports["inlet"].radius == pytest.approx(radii["right"], rel=0.08)
+    assert ports["left"].radius == pytest.approx(radii["left"], rel=0.08)
     (tmp_path / "wrong.toml").write_text('[ports]\ninlet = "aorta"\n')
     assert "is no port" in said(
         run(tmp_path, "plan", "y.nrrd", "--case", "b", "--config", "wrong.toml", "--until", "mesh")
@@ -305,13 +313,13 @@ def test_labels_on_another_grid_are_fitted_and_those_elsewhere_refused(tmp_path,
     sitk.WriteImage(scan, str(tmp_path / "ct.nrrd"))
     fine = a_grid((60, 70, 110), 0.5)
     fine = Grid(fine.values, fine.origin + [0.3, 0.2, 0.1], fine.spacing, np.eye(3))
-    depth = straight(half=22).distance(fine.positions_of(np.arange(fine.values.size))).reshape(fine.values.shape)
+    depth = straight(half=16).distance(fine.positions_of(np.arange(fine.values.size))).reshape(fine.values.shape)
     fine = fine.like((depth < 0).astype(np.uint8))
     sitk.WriteImage(fine.image(), str(tmp_path / "labels.nrrd"))
     case, _ = planned(tmp_path, "ct.nrrd", "--labels", "labels.nrrd")
     assert "another grid" in notes(case)
     # The tube ends in half balls.
-    truth = (np.pi * 3.5**2 * 44.0 + 4 / 3 * np.pi * 3.5**3) / 1000
+    truth = (np.pi * 3.5**2 * 32.0 + 4 / 3 * np.pi * 3.5**3) / 1000
     assert case.manifest["step"]["lumen"]["figures"]["lumen_ml"] == pytest.approx(truth, rel=0.06)
     moved = Grid(fine.values, fine.origin + 60.0, fine.spacing, fine.direction).image()
     sitk.WriteImage(moved, str(tmp_path / "moved.nrrd"))
