@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import io
 import json
 import logging
 import os
+import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -217,13 +220,28 @@ def _vmtk(vessel: AnalyticVessel, level_set: sitk.Image, ports: tuple[Port, ...]
     script.SourcePoints = ports[0].center.tolist()
     script.TargetPoints = np.concatenate([port.center for port in ports[1:]]).tolist()
     script.PrintError = script.PrintLog = lambda *_: None
-    with contextlib.redirect_stdout(io.StringIO()):
+    with away_from_stdout():
         script.Execute()
     line = pv.wrap(script.Centerlines)
     points, radius = np.asarray(line.points, float), np.asarray(line.point_data["MaximumInscribedSphereRadius"])
     # Beyond the ports neither is compared.
     inside = _between(points, ports)
     return _line_errors(vessel, points[inside], radius[inside], voxel)
+
+
+@contextlib.contextmanager
+def away_from_stdout() -> Iterator[None]:
+    """What VMTK prints, from Python and from C++, goes to standard error: the last line of standard output is ours."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+        ctypes.CDLL(None).fflush(None)
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
 
 
 def aorta() -> dict[str, dict[str, object]]:

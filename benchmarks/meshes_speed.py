@@ -7,8 +7,6 @@ little on a machine shared with others: the ratio to VMTK's centerlines, run bes
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import logging
 import resource
@@ -19,7 +17,7 @@ import time
 import numpy as np
 import SimpleITK as sitk
 from analytic_vessels import BLOOD, SNR, TISSUE, AnalyticVessel, vessels
-from meshes_accuracy import figure
+from meshes_accuracy import away_from_stdout, figure
 from rich.console import Console
 from vmtk import vmtkscripts
 
@@ -90,7 +88,7 @@ def run(size: tuple[int, int, int], tetrahedra: int, *, beside_vmtk: bool) -> di
         script.TargetPoints = np.concatenate([port.center for port in ports[1:]]).tolist()
         script.PrintError = script.PrintLog = lambda *_: None
         start = time.perf_counter()
-        with contextlib.redirect_stdout(io.StringIO()):
+        with away_from_stdout():
             script.Execute()
         found["vmtk_centerline_seconds"] = time.perf_counter() - start
     return found

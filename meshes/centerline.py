@@ -52,7 +52,7 @@ of those radii: a vessel that the image's edge cuts lengthwise ends in a thin sh
 BORDER_VOXELS = 1.0
 """Lumen this near to the image's outermost voxels leaves the image there."""
 
-MEETING_RADII, AROUND_RADII = 3.0, 6.0
+MEETING_RADII, AROUND_RADII = 6.0, 6.0
 """Two paths meet in a loop where one's tip is within the first many of its radii of the other through the lumen, and
 farther than the second many along the tree."""
 
@@ -427,7 +427,7 @@ def _meetings(graph: _LumenGraph, paths: list[Indices]) -> tuple[list[Indices], 
     for number, tip in tips:
         if tip in begins:
             continue
-        width = float(max(graph.width[tip], graph.step))
+        width = max(_own_radius(graph, paths[number])[0], graph.step)
         reach = MEETING_RADII * width + graph.step
         near, before = csgraph.dijkstra(
             graph.length, directed=False, indices=tip, limit=reach, return_predecessors=True
@@ -497,18 +497,22 @@ def _choose_inlet(tree: _Tree, graph: _LumenGraph, near: tuple[float, float, flo
         away = [float(np.linalg.norm(graph.positions[end] - np.array(near))) for end in tree.ends]
         return tree.ends[int(np.argmin(away))]
 
-    widest = int(np.argmax(graph.depth))
-    _, before = csgraph.dijkstra(graph.cost, directed=False, indices=widest, return_predecessors=True)
+    def width(end: int) -> float:
+        """The vessel's usual depth on the way from its junction to this end, outside of what it joins there; without a
+        junction, in the half next to the end. A tip that has dissolved into noise counts little, and a short side
+        branch is as thin as it is."""
+        chain = next(chain for chain in tree.chains if end in (int(chain[0]), int(chain[-1])))
+        outward = chain if int(chain[-1]) == end else chain[::-1]
+        if int(outward[0]) in tree.ends:
+            outside = outward[len(outward) // 2 :]
+        else:
+            away = np.linalg.norm(graph.positions[outward] - graph.positions[outward[0]], axis=1)
+            outside = outward[away > graph.width[outward[0]]]
+            if len(outside) == 0:
+                outside = outward[-1:]
+        return float(np.quantile(graph.depth[outside], 0.75))
 
-    def mean_width(end: int) -> float:
-        """Mean depth on the way to the widest place: the trunk's own end has the widest way there, even where its tip
-        has dissolved into noise, and a short side branch has not."""
-        way = [end]
-        while way[-1] != widest and before[way[-1]] >= 0:
-            way.append(int(before[way[-1]]))
-        return float(graph.depth[way].mean())
-
-    return max(tree.ends, key=lambda end: (mean_width(end), -end))
+    return max(tree.ends, key=lambda end: (width(end), -end))
 
 
 def _cap_length(graph: _LumenGraph, chain: Indices) -> int:

@@ -17,8 +17,15 @@ from meshes.tetrahedra import Refinement, mesh_lumen
 
 
 @pytest.fixture(scope="module")
-def vessel(y_shape):
-    level_set = y_shape[0]
+def vessel(y_shape, analytic):
+    """The Y on voxels of 1 mm."""
+    grid_points, image_of, capsule = analytic
+    _, fork, ends, radii = y_shape
+    shape, spacing = (48, 24, 68), np.ones(3)
+    points = grid_points(shape, spacing)
+    level_set = image_of(
+        np.min([capsule(points, fork, ends[name], radii[name]) for name in ends], axis=0), shape, spacing
+    )
     ports, centerline = find_ports(level_set, extract_centerline(level_set))
     return level_set, ports, centerline, mesh_lumen(level_set, ports, edges_across=4.0, max_tetrahedra=15_000)
 
@@ -72,14 +79,14 @@ def test_extensions_lead_the_ports_sections_straight_on(vessel):
 def test_a_ring_between_two_ends_is_one_loop_without_ports(analytic):
     """A vessel that divides and joins again: no port halfway around."""
     grid_points, image_of, capsule = analytic
-    shape = (90, 30, 130)
-    points = grid_points(shape)
+    shape, spacing = (54, 18, 80), np.ones(3)
+    points = grid_points(shape, spacing)
     center = np.array([27.0, 9.0, 39.0])
     flat = points - center
     ring = np.hypot(np.hypot(flat[:, 0], flat[:, 2]) - 16.0, flat[:, 1]) - 2.5
     trunk = capsule(points, center + [0, 0, 16.0], center + [0, 0, 33.0], 3.2)
     leg = capsule(points, center - [0, 0, 16.0], center - [0, 0, 33.0], 3.0)
-    level_set = image_of(np.minimum(np.minimum(ring, trunk), leg), shape)
+    level_set = image_of(np.minimum(np.minimum(ring, trunk), leg), shape, spacing)
     centerline = extract_centerline(level_set)
     assert sum(branch.closes_loop for branch in centerline.branches) == 1
     assert any("1 loops" in note for note in centerline.notes)

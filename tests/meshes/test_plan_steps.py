@@ -1,8 +1,12 @@
 """The plan's first steps on what people really bring: from the command line to the mesh, and clear ends before it."""
 
-import subprocess
+import base64
+import contextlib
+import io
+import re
 import sys
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,19 +18,24 @@ from meshes.grid import Grid
 from meshes.quality import mesh_quality
 from meshes.shapes import Tube, scanned
 from surgical_twin.case import Case
+from surgical_twin.cli import main
 
-SETTINGS = "[mesh]\nedges_across = 4.0\nmax_tetrahedra = 8000\n"
+SETTINGS = "[mesh]\nedges_across = 3.5\nmax_tetrahedra = 6000\n"
 BLOOD, TISSUE = 400.0, 40.0
 
 
 def run(folder, *words):
-    return subprocess.run(
-        [sys.executable, "-m", "surgical_twin", *map(str, words)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    """The command line, in this process: starting one takes longer than most of what it does here."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["surgical-twin", *map(str, words)])
+        try:
+            main()
+            code = 0
+        except SystemExit as exit_:
+            code = exit_.code or 0
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 def said(done):
@@ -54,7 +63,7 @@ def notes(case):
     return " ".join(note for step in case.manifest["step"].values() for note in step["notes"])
 
 
-def a_grid(size=(34, 34, 56), spacing=0.9):
+def a_grid(size=(28, 28, 44), spacing=1.0):
     direction = np.array(sitk.Euler3DTransform((0, 0, 0), 0.1, -0.15, 0.05).GetMatrix()).reshape(3, 3)
     origin = -direction @ (spacing * (np.array(size) - 1) / 2)
     return Grid(np.zeros(size[::-1], dtype=np.float32), origin, np.full(3, spacing), direction)
@@ -101,20 +110,22 @@ def test_a_dicom_folder_becomes_a_case_that_holds_nothing_of_the_patient(dicom, 
 
 
 def everything_in(file):
-    """A file's bytes, and those of every compressed stream in it."""
+    """A file's bytes, and those of every compressed stream in it, also where it is written as base64 (VTK's XML)."""
     if file.is_dir():
         return b""
     raw = file.read_bytes()
-    found = [raw, file.name.encode()]
-    for begin in (place for place in range(len(raw) - 1) if raw[place] in (0x78, 0x1F)):
-        if raw[begin] == 0x1F and raw[begin + 1] != 0x8B:
-            continue
-        unpack = zlib.decompressobj(wbits=47)
+    runs = [run[: len(run) // 4 * 4] for run in re.findall(rb"[A-Za-z0-9+/]{16,}={0,2}", raw)]
+    encoded = [base64.b64decode(run) for run in runs]
+    return b"\n".join([file.name.encode(), *(part for block in (raw, *encoded) for part in (block, *unpacked(block)))])
+
+
+def unpacked(raw):
+    """What the compressed streams in some bytes hold."""
+    for begin in (match.start() for match in re.finditer(rb"\x78[\x01\x5e\x9c\xda]|\x1f\x8b\x08", raw)):
         try:
-            found.append(unpack.decompress(raw[begin:], 1 << 22))
+            yield zlib.decompressobj(wbits=47).decompress(raw[begin:], 1 << 22)
         except zlib.error:
             continue
-    return b"\n".join(found)
 
 
 def test_the_search_for_identifiers_finds_them_in_compressed_files(tmp_path):
@@ -122,6 +133,10 @@ def test_the_search_for_identifiers_finds_them_in_compressed_files(tmp_path):
     image.SetMetaData("PatientName", "Octavian")
     sitk.WriteImage(image, str(tmp_path / "a.nrrd"), useCompression=True)
     assert b"Octavian" in everything_in(tmp_path / "a.nrrd")
+    surface = pv.Sphere()
+    surface.field_data["note"] = ["Octavian"]
+    surface.save(tmp_path / "a.vtp")
+    assert b"Octavian" in everything_in(tmp_path / "a.vtp")
     (tmp_path / "b").write_bytes(b"head" + zlib.compress(b"some text with Octavian in it" * 50) + b"tail")
     assert b"Octavian" in everything_in(tmp_path / "b")
 
@@ -130,6 +145,7 @@ def test_a_segmentation_edited_by_hand_is_read_back_and_all_behind_it_runs_again
     sitk.WriteImage(scan, str(tmp_path / "ct.nrrd"))
     case, _ = planned(tmp_path, "ct.nrrd")
     before = case.path("mesh.vtu").read_bytes()
+    is_exported(tmp_path, case)
     stored = sitk.ReadImage(str(case.path("lumen.seg.nrrd")))
     assert stored.GetMetaData("Segment0_Name") == "lumen"
     assert stored.GetOrigin() == sitk.ReadImage(str(case.path("image.nrrd"))).GetOrigin()
@@ -153,6 +169,19 @@ def test_a_segmentation_edited_by_hand_is_read_back_and_all_behind_it_runs_again
     assert kept.manifest["step"]["mesh"] == after.manifest["step"]["mesh"]
     other, _ = planned(tmp_path, "ct.nrrd", "--threshold", "200")
     assert "edited by hand" not in notes(other)
+
+
+def is_exported(folder, case):
+    """The mesh in the formats of solvers, as meshio reads them."""
+    meshio = pytest.importorskip("meshio")
+    mesh = read_lumen_mesh(case.path("mesh.vtu"))
+    for ending in ("mesh", "xdmf"):
+        done = run(folder, "export", "case", "--mesh", f"out.{ending}")
+        assert done.returncode == 0, said(done)
+        cells = meshio.read(folder / f"out.{ending}").cells_dict
+        assert len(cells["tetra"]) == len(mesh.tetrahedra)
+        assert len(cells["triangle"]) == len(mesh.triangles)
+    assert "names no format" in said(run(folder, "export", "case", "--mesh", "out.xyz"))
 
 
 def test_a_label_map_alone_is_planned_from(tmp_path):
@@ -203,11 +232,20 @@ def test_a_mask_with_hollows_and_a_handle_is_filled_and_told_of(tmp_path):
     assert figures["ports"] == 2
 
 
-def test_an_own_centerline_is_followed(tmp_path, y_shape):
+def write_y(folder, y_shape, analytic):
+    """The Y as a label map of voxels of 1 mm."""
+    grid_points, image_of, capsule = analytic
+    _, fork, ends, radii = y_shape
+    shape, spacing = (48, 24, 68), np.ones(3)
+    points = grid_points(shape, spacing)
+    depth = np.min([capsule(points, fork, ends[name], radii[name]) for name in ends], axis=0)
+    sitk.WriteImage(sitk.Cast(image_of(depth, shape, spacing) < 0, sitk.sitkUInt8), str(folder / "y.nrrd"))
+
+
+def test_an_own_centerline_is_followed(tmp_path, y_shape, analytic):
     """Of three ends it joins two, and only those become ports."""
-    level_set, fork, ends, _ = y_shape
-    field = Grid.of(level_set)
-    sitk.WriteImage(field.like((field.values < 0).astype(np.uint8)).image(), str(tmp_path / "y.nrrd"))
+    _, fork, ends, _ = y_shape
+    write_y(tmp_path, y_shape, analytic)
     steps = np.linspace(0, 1, 30)[:, None]
     line = np.concatenate([ends["parent"] + steps * (fork - ends["parent"]), fork + steps[1:] * (ends["left"] - fork)])
     pv.lines_from_points(line * [-1, -1, 1]).strip(join=True).save(tmp_path / "own.vtp")
@@ -225,39 +263,24 @@ def elsewhere(folder, line):
     return said(run(folder, "plan", "y.nrrd", "--case", "other", "--centerline", "wrong.vtp", "--until", "mesh"))
 
 
-def test_ports_are_named_and_the_inlet_chosen_by_name(tmp_path, y_shape):
-    level_set, _, ends, radii = y_shape
-    field = Grid.of(level_set)
-    sitk.WriteImage(field.like((field.values < 0).astype(np.uint8)).image(), str(tmp_path / "y.nrrd"))
+def test_ports_are_named_and_the_inlet_chosen_by_name(tmp_path, y_shape, analytic):
+    _, _, ends, radii = y_shape
+    write_y(tmp_path, y_shape, analytic)
     left = ", ".join(f"{value:.1f}" for value in ends["left"])
     (tmp_path / "named.toml").write_text(f'{SETTINGS}[ports]\ninlet = "outlet_2"\nnames = {{ left = [{left}] }}\n')
     done = run(tmp_path, "plan", "y.nrrd", "--case", "case", "--config", "named.toml", "--until", "mesh")
     assert done.returncode == 0, said(done)
     ports = {port.name: port for port in read_lumen_mesh(tmp_path / "case" / "mesh.vtu").ports}
-    assert ports["inlet"].radius == pytest.approx(radii["right"], rel=0.06)
-    assert ports["left"].radius == pytest.approx(radii["left"], rel=0.06)
+    assert ports["inlet"].radius == pytest.approx(radii["right"], rel=0.08)
+    assert ports["left"].radius == pytest.approx(radii["left"], rel=0.08)
     (tmp_path / "wrong.toml").write_text('[ports]\ninlet = "aorta"\n')
     assert "is no port" in said(
         run(tmp_path, "plan", "y.nrrd", "--case", "b", "--config", "wrong.toml", "--until", "mesh")
     )
 
 
-def test_the_mesh_is_exported_for_solvers(tmp_path, scan):
-    meshio = pytest.importorskip("meshio")
-    sitk.WriteImage(scan, str(tmp_path / "ct.nrrd"))
-    case, _ = planned(tmp_path, "ct.nrrd")
-    mesh = read_lumen_mesh(case.path("mesh.vtu"))
-    for ending in ("mesh", "xdmf", "msh", "vtu"):
-        done = run(tmp_path, "export", "case", "--mesh", f"out.{ending}")
-        assert done.returncode == 0, said(done)
-        cells = meshio.read(tmp_path / f"out.{ending}").cells_dict
-        assert len(cells["tetra"]) == len(mesh.tetrahedra)
-        assert len(cells["triangle"]) == len(mesh.triangles)
-    assert "names no format" in said(run(tmp_path, "export", "case", "--mesh", "out.xyz"))
-
-
-def write(folder, values, spacing=(0.9, 0.9, 0.9), name="bad.nrrd"):
-    image = sitk.GetImageFromArray(values)
+def write(folder, values, spacing=(0.9, 0.9, 0.9), name="bad.nrrd", times=1):
+    image = sitk.JoinSeries([values] * times) if times > 1 else sitk.GetImageFromArray(values)
     if image.GetDimension() == 3:
         image.SetSpacing(spacing)
     sitk.WriteImage(image, str(folder / name))
@@ -276,7 +299,7 @@ def flat(kind=np.int16):
         (lambda folder, scan: write(folder, np.random.default_rng(0).normal(40, 5, (30, 30, 30)).astype(np.float32)),
          "No vessel"),
         (lambda folder, scan: write(folder, sitk.GetArrayFromImage(scan)[20]), "three dimensions"),
-        (lambda folder, scan: write(folder, np.stack([sitk.GetArrayFromImage(scan)] * 3)), "extract one"),
+        (lambda folder, scan: write(folder, scan, times=3), "extract one"),
         (lambda folder, scan: write(folder, sitk.GetArrayFromImage(scan), (9e-4, 9e-4, 9e-4)), "not in mm"),
         (lambda folder, scan: write(folder, sitk.GetArrayFromImage(scan), (900.0, 900.0, 900.0)), "not in mm"),
     ],
@@ -290,12 +313,13 @@ def test_labels_on_another_grid_are_fitted_and_those_elsewhere_refused(tmp_path,
     sitk.WriteImage(scan, str(tmp_path / "ct.nrrd"))
     fine = a_grid((60, 70, 110), 0.5)
     fine = Grid(fine.values, fine.origin + [0.3, 0.2, 0.1], fine.spacing, np.eye(3))
-    depth = straight(half=22).distance(fine.positions_of(np.arange(fine.values.size))).reshape(fine.values.shape)
+    depth = straight(half=16).distance(fine.positions_of(np.arange(fine.values.size))).reshape(fine.values.shape)
     fine = fine.like((depth < 0).astype(np.uint8))
     sitk.WriteImage(fine.image(), str(tmp_path / "labels.nrrd"))
     case, _ = planned(tmp_path, "ct.nrrd", "--labels", "labels.nrrd")
     assert "another grid" in notes(case)
-    truth = np.pi * 3.5**2 * 44.0 / 1000
+    # The tube ends in half balls.
+    truth = (np.pi * 3.5**2 * 32.0 + 4 / 3 * np.pi * 3.5**3) / 1000
     assert case.manifest["step"]["lumen"]["figures"]["lumen_ml"] == pytest.approx(truth, rel=0.06)
     moved = Grid(fine.values, fine.origin + 60.0, fine.spacing, fine.direction).image()
     sitk.WriteImage(moved, str(tmp_path / "moved.nrrd"))
