@@ -1,8 +1,9 @@
-"""Meshes of the flow solver's verification, made from formulas: a box, a tube of any radius, a cylinder in a channel."""
+"""Meshes of the flow solver's verification, made from formulas: a box, tubes, a cylinder in a channel."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -144,7 +145,7 @@ def cylinder_channel(
     # On the square's border, the same count on each side; on the circle where the ray to it goes.
     share = np.linspace(0, 1, side, endpoint=False)
     corners = WIDTH * np.array([[1, 0], [1, 1], [0, 1], [0, 0], [1, 0]])
-    border = np.concatenate([a + share[:, None] * (b - a) for a, b in zip(corners[:-1], corners[1:], strict=True)])
+    border = np.concatenate([a + share[:, None] * (b - a) for a, b in pairwise(corners)])
     angle = -np.pi / 4 + 2 * np.pi * np.arange(around) / around
     # A polygon of the circle's own area.
     radius = CYLINDER * np.sqrt(2 * np.pi / (around * np.sin(2 * np.pi / around)))
@@ -242,11 +243,11 @@ def read_svfsi(folder: Path) -> FlowDomain:
     return FlowDomain.build(points, oriented(points, cells), facets, tags, ports)
 
 
-def nozzle(inner: int = 6, outer: int = 11) -> FlowDomain:
+def nozzle(inner: int = 7, outer: int = 13) -> FlowDomain:
     """FDA's nozzle (Stewart et al., Cardiovasc. Eng. Technol. 3 (2012) 139-160), z = 0 at the sudden expansion, m.
 
-    Inlet 12 mm wide, a cone of 20 degrees, a throat of 4 mm and 40 mm length, then 12 mm again. Rings up to ``inner`` go
-    all the way through; those up to ``outer`` begin at the expansion.
+    Inlet 12 mm wide, a cone of 20 degrees, a throat of 4 mm and 40 mm length, then 12 mm again. Rings up to ``inner``
+    go all the way through; those up to ``outer`` begin at the expansion.
     """
     cone = 4e-3 / np.tan(np.radians(10.0))
     flat, triangles = disk(outer)
@@ -263,7 +264,12 @@ def nozzle(inner: int = 6, outer: int = 11) -> FlowDomain:
     )
     growth = np.linspace(0, 1, 61)
     behind = 0.12 * (0.45 * growth + 0.55 * growth**2)
-    radii = np.where(ring <= inner, 2e-3 * ring / inner, 2e-3 + 4e-3 * (ring - inner) / (outer - inner))
+    beyond = (ring - inner) / (outer - inner)
+    # Finest in the jet's shear layer; each ring's polygon has its circle's area.
+    radii = np.where(ring <= inner, 2e-3 * ring / inner, 2e-3 + 4e-3 * (0.4 * beyond + 0.6 * beyond**2))
+    sides = 6.0 * np.maximum(ring, 1)
+    swell = np.sqrt(2 * np.pi / (sides * np.sin(2 * np.pi / sides)))
+    direction = direction * swell[:, None]
     first, first_cells = extruded(direction[:within] * (ring[:within] / inner)[:, None], core, before)
     bore = np.interp(first[:, 2], [-0.12, -0.04 - cone, -0.04, 0.0], [6e-3, 6e-3, 2e-3, 2e-3])
     first[:, :2] *= bore[:, None]

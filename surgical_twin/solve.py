@@ -117,7 +117,7 @@ def solve_case(
 
 
 def _start(conditions: SolveConditions, domain: FlowDomain) -> dict[str, float]:
-    """Capacitor pressures of a beat's beginning in the periodic state, if outlets share the flow by their resistances."""
+    """Capacitor pressures of the periodic state when a beat begins, outlets sharing the flow by resistance."""
     inflow = _total_inflow(conditions, domain)
     beds = {name: bed for name, bed in conditions.outlets.items() if isinstance(bed, Windkessel)}
     if inflow is None or len(beds) != len(conditions.outlets):

@@ -1,4 +1,4 @@
-"""The settings of a 3D solve, as a person writes them in ``solve.toml``; what it leaves out comes from the case's plan."""
+"""The settings of a 3D solve, as a person writes them in ``solve.toml``; what it leaves out is as planned."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -266,8 +266,8 @@ class _Reader:
         given = [way for way, value in ways.items() if value is not None]
         if len(given) != 1:
             raise InputError(
-                f"{name} has {', '.join(given) or 'nothing'}; give exactly one of name, file, time with value, and cosine "
-                "with sine."
+                f"{name} has {', '.join(given) or 'nothing'}; give exactly one of name, file, time with value, and "
+                "cosine with sine."
             )
         try:
             found = self._shape(plan, given[0], unit, name)

@@ -17,7 +17,7 @@ Name = Annotated[str, typer.Option("--out", help="Name of the results: they go t
 
 
 def solve(case: CaseFolder, config: Config = None, beats: Beats = None, out_name: Name = "planned") -> None:
-    """Solve a case's 3D flow into its periodic state: pressure, flow, wall shear, FFR; goes on where it was interrupted."""
+    """Solve a case's 3D flow into its periodic state: pressure, wall shear, FFR; goes on where interrupted."""
     import msgspec
 
     from surgical_twin.case import Case

@@ -343,7 +343,7 @@ class TransportAssembler:
 
 
 def boundary_flux(domain: FlowDomain, space: LagrangeSpace, tags: list[int]) -> tuple[sp.csr_matrix, ...]:
-    """d matrices (p, v) of <psi_i n_k, phi_j> over the boundary with these tags: the net flow that a velocity carries."""
+    """d matrices (p, v) of <psi_i n_k, phi_j> over a part of the boundary: the net flow of a velocity."""
     chosen = np.isin(domain.triangle_tags, tags)
     facets = domain.triangles[chosen]
     nodes = space.facet_nodes(facets)

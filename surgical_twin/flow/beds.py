@@ -11,6 +11,7 @@ B551-B575, who show that explicit coupling does).
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -196,7 +197,7 @@ class BedStates:
     def __post_init__(self) -> None:
         self.before = self.now.copy()
         ends = np.cumsum([0, *(len(circuit.charge) for circuit in self.circuits)])
-        self.slices = [slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        self.slices = [slice(int(a), int(b)) for a, b in pairwise(ends)]
 
     def affine(self, bdf: tuple[float, float, float], time: float) -> list[Affine]:
         """Of each port, for a step that ends at a time [s]."""

@@ -41,7 +41,7 @@ class FlowPort:
 
 @dataclass(frozen=True)
 class FlowDomain:
-    """A tetrahedral mesh of the lumen with tagged boundary; make it with `build`. d is the dimension, 3 but in tests."""
+    """A tetrahedral mesh of the lumen with tagged boundary; make it with `build`. d is 3, or 2 in tests."""
 
     points: Array
     """(n, d) m"""
@@ -88,10 +88,9 @@ class FlowDomain:
         parts, labels = connected_components(graph, directed=False)
         if parts != 1:
             sizes = np.sort(np.bincount(labels))[::-1]
-            listed = ", ".join(str(size) for size in sizes[:5])
+            listed = ", ".join(str(size) for size in sizes[:5]) + (", ..." if parts > 5 else "")
             raise InputError(
-                f"The mesh has {parts} unconnected parts (of {listed} nodes{', ...' if parts > 5 else ''}); keep the one "
-                "that the inlet belongs to."
+                f"The mesh has {parts} unconnected parts (of {listed} nodes); keep the one that the inlet belongs to."
             )
         inlets = [port for port in ports if port.role == "inlet"]
         outlets = [port for port in ports if port.role == "outlet"]

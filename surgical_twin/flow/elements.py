@@ -39,7 +39,7 @@ class ReferenceElement:
 
     @classmethod
     def make(cls, dimension: int, order: int, degree: int | None = None) -> "ReferenceElement":
-        """Lagrange's element of order 1 or 2 on a simplex of dimension 1 to 3; quadrature of a degree, 3 order if None."""
+        """Lagrange's element of order 1 or 2 on a simplex of dimension 1 to 3; degree of quadrature 3 order if None."""
         kind = _KINDS[dimension]
         element = basix.create_element(basix.ElementFamily.P, kind, order, basix.LagrangeVariant.equispaced)
         points, weights = basix.make_quadrature(kind, 3 * order if degree is None else degree)

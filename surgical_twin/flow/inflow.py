@@ -1,8 +1,8 @@
 """Velocity given on a port: the shape over its section, and how it follows the flow in time.
 
-Three shapes, on sections of any form: flat (`plug`), fully developed (`parabolic`: the Poisson problem -laplace(w) = 1 on
-the section, a paraboloid on a circle), and pulsatile (`womersley`: of every harmonic k of the waveform the solution of
-i k omega rho w - mu laplace(w) = 1, after Womersley, J. Physiol. 127 (1955) 553-563, who solves it on the circle).
+Three shapes, on sections of any form: flat (`plug`), fully developed (`parabolic`: the Poisson problem -laplace(w) = 1
+on the section, a paraboloid on a circle), and pulsatile (`womersley`: of every harmonic k of the waveform the solution
+of i k omega rho w - mu laplace(w) = 1, after Womersley, J. Physiol. 127 (1955) 553-563, who solves it on the circle).
 All vanish on the rim and are scaled so that their net flow *on this mesh* is the waveform's to rounding.
 """
 

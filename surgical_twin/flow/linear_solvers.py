@@ -73,7 +73,7 @@ class PressureSolver:
         count = stiffness.shape[0]
         self._open_nodes = open_nodes
         self._load = load
-        self._pinned = [np.array([0])] if not open_nodes else open_nodes
+        self._pinned = open_nodes or [np.array([0])]
         free = np.setdiff1d(np.arange(count), np.concatenate(self._pinned))
         inner = stiffness[free][:, free].tocsr()
         order = reverse_cuthill_mckee(inner, symmetric_mode=True)

@@ -1,7 +1,8 @@
 """Incompressible flow in a rigid lumen with lumped circuits at its ports, in three dimensions (or two).
 
     rho (du/dt + u.grad u) - div(2 mu D(u)) + grad p = f,   div u = 0,
-    u = 0 on the wall,  u given on some ports,  p = P_i on the others, where P_i and the flow Q_i obey a circuit (`beds`)
+    u = 0 on the wall,  u given on some ports,  p = P_i on the others, where P_i and the flow Q_i obey a circuit
+    (`beds`)
 
 Linear elements for velocity and pressure (order 1), or quadratic ones for the velocity (order 2, Taylor-Hood). BDF2 in
 time with steps of changing length, one step being
@@ -19,32 +20,32 @@ time with steps of changing length, one step being
 
         alpha K (p^(n+1) - p^n) = (u*, grad q) - <u_in.n, q> - (tau_p (grad p^n - pi(grad p^n)), grad q).
 
-    The last term, at order 1 only (order 2 is inf-sup stable), is the pressure's orthogonal subscales (Codina, J. Comput.
-    Phys. 170 (2001) 112-140) with their own time tau_p = min(tau, alpha rho): with alpha rho in its place, as is often
-    done to save a matrix, mass leaks out of jets once a step crosses several cells, and the drop of a stenosis at a CFL
-    number of 10 was measured to come out double. Taken from the last pressure it needs no matrix, and is stable
-    since tau_p <= alpha rho. (The rotational form of order 2, which subtracts mu div u* from the pressure, was measured to
-    be unstable from a CFL number of some 20 on.)
+    The last term, at order 1 only (order 2 is inf-sup stable), is the pressure's orthogonal subscales (Codina, J.
+    Comput. Phys. 170 (2001) 112-140) with their own time tau_p = min(tau, alpha rho): with alpha rho in its place, as
+    is often done to save a matrix, mass leaks out of jets once a step crosses several cells, and the drop of a
+    stenosis at a CFL number of 10 was measured to come out double. Taken from the last pressure it needs no matrix,
+    and is stable since tau_p <= alpha rho. (The rotational form of order 2, which subtracts mu div u* from the
+    pressure, was measured to be unstable from a CFL number of some 20 on.)
 3.  order 1: u^(n+1) = u* - alpha grad(p^(n+1) - p^n), lumped. Order 2: u* itself is the velocity, and the increments of
     the last two pressures enter the next momentum equation in its place (Guermond & Shen, SIAM J. Numer. Anal. 41
     (2003) 112-134): no mass matrix has to be solved.
 
 Why a fractional step: per step it solves one scalar matrix for the velocity, dominated by mass, and one
 constant matrix for the pressure, where a coupled scheme solves a saddle point some times over. What it costs is an
-error of second order in the time step (of first order in the pressure beside walls). Order 1 gives the most steps per second, and its pressure and flow at ports are
-what planning needs; order 2 costs some five times as much on the same mesh and is for wall shear and for
-verification: at equal error it is the cheaper one wherever the flow is smooth.
+error of second order in the time step (of first order in the pressure beside walls). Order 1 gives the most steps per
+second, and its pressure and flow at ports are what planning needs; order 2 costs some five times as much on the same
+mesh and is for wall shear and for verification: at equal error it is the cheaper one wherever the flow is smooth.
 
 Implicit ports. The pressure is linear in the ports' values: p = p0 + sum_j phi_j dP_j with harmonic phi_j
 computed once. The flow through an open port is the sum of its nodes' residuals in the weak mass balance, so that inflow
 and outflows balance to rounding; it is linear in dP too. A dense system of as many unknowns as open ports then
 closes pressures, flows and circuits together: no limit on the time step comes from them.
 
-Time step. The projection pi is explicit. Extrapolated to second order it is unstable at large CFL numbers: a smooth mode
-exp(ikx) grows by 1 + O(sqrt(ck dt / delta)) a step once delta = tau (ck)^2 dt passes 1. Taken from the last step it is
-not, and of first order. So it is extrapolated where a cell is crossed in half a step or more, and less and less
-beyond. Extrapolation of the convecting velocity still wants blood to cross few cells in a step: a step is cut into equal
-parts in which the largest CFL number stays below `max_cfl`, and into more where a part fails.
+Time step. The projection pi is explicit. Extrapolated to second order it is unstable at large CFL numbers: a smooth
+mode exp(ikx) grows by 1 + O(sqrt(ck dt / delta)) a step once delta = tau (ck)^2 dt passes 1. Taken from the last step
+it is not, and of first order. So it is extrapolated where a cell is crossed in half a step or more, and less and less
+beyond. Extrapolation of the convecting velocity still wants blood to cross few cells in a step: a step is cut into
+equal parts in which the largest CFL number stays below `max_cfl`, and into more where a part fails.
 """
 
 from __future__ import annotations
@@ -74,11 +75,12 @@ RAMP_BEATS = 0.1
 """Inflow grows smoothly from rest over this part of the first beat."""
 
 MAX_CFL = 4.0
-"""Steps are cut so that blood crosses at most this many cells in one. In a stenosis of half the diameter at a Reynolds number
-of 800 the error of the pressure drop at systole was measured as 1 % at a CFL number of 3, 2 % at 5, and 15 % at 10."""
+"""Steps are cut so that blood crosses at most this many cells in one. In a stenosis of half the diameter at a Reynolds
+number of 800 the error of the pressure drop at systole was measured as 1 % at a CFL number of 3, 2 % at 5, and 15 % at
+10."""
 
 MAX_SHEAR = 1.0
-"""At order 2 the largest velocity gradient times a step as well: beyond some 2 the extrapolated convection is unstable."""
+"""At order 2 the largest velocity gradient times a step as well: beyond some 2 it is unstable."""
 
 LAG_CFL = 2.0
 """In cells that are crossed faster, the subscales' projection is extrapolated less: see `NavierStokes`."""
@@ -334,13 +336,13 @@ class NavierStokes:
                 break
             log.info("step %d is tried again in %d parts: %s", self.steps + 1, parts, failure)
         raise FlowDiverged(
-            f"The flow diverged in step {self.steps + 1} at {end:.4f} s, {failure}; take a smaller time step or a finer "
-            "mesh there."
+            f"The flow diverged in step {self.steps + 1} at {end:.4f} s, {failure}; take a smaller time step or "
+            "a finer mesh there."
         )
 
     def _parts_needed(self) -> int:
-        """Into how many parts a step has to be cut, by its velocity now and as it will be if it goes on so; MOST_PARTS at
-        most."""
+        """Into how many parts a step has to be cut, by its velocity now and as it will be if it goes on so; MOST_PARTS
+        at most."""
         if not np.isfinite(self.max_cfl_allowed):
             return 1
         ahead = self.velocity
@@ -386,7 +388,8 @@ class NavierStokes:
         if not finite.all():
             return f"where the velocity is not finite, near {_millimetres(self.space.points[~finite][0])}"
         if not np.isfinite(part.pressure).all():
-            return f"where the pressure is not finite, near {_millimetres(self.domain.points[~np.isfinite(part.pressure)][0])}"
+            bad = self.domain.points[~np.isfinite(part.pressure)][0]
+            return f"where the pressure is not finite, near {_millimetres(bad)}"
         fastest = int(speed.argmax())
         if speed[fastest] > self.fastest**2:
             return f"with {np.sqrt(speed[fastest]):.3g} m/s near {_millimetres(self.space.points[fastest])}"

@@ -14,8 +14,8 @@ def beat_change(port_flow: Array, port_pressure: Array, in_beat: int) -> float:
 
     The largest difference between the last two beats, of each port's flow relative to the largest flow of any port, and
     of its pressure relative to the pressure's mean size. Where there are three beats the change is extrapolated: if the
-    differences shrink by q from beat to beat (as those of a Windkessel do, by exp(-T / RC)), what is still to come after
-    the last is q / (1 - q) times it. A slow drift is so not taken for a periodic state.
+    differences shrink by q from beat to beat (as those of a Windkessel do, by exp(-T / RC)), what is still to come
+    after the last is q / (1 - q) times it. A slow drift is so not taken for a periodic state.
 
     Args:
         port_flow: (nt, ports), from the start of the run, at equal steps.

@@ -3,10 +3,10 @@
     FFR(s) = mean over the beat of P(s) / mean of P(proximal),    under hyperemia,
     iFR(s) = the same over the wave-free period of diastole,      at rest,
 
-(Pijls et al., N. Engl. J. Med. 334 (1996) 1703-1708; Sen et al., J. Am. Coll. Cardiol. 59 (2012) 1392-1402). The wave-free
-period begins a quarter into diastole and ends 5 ms before its end. Whether a run is one of hyperemia or of rest is
-said by its inflow and its beds; both ratios are the model's, and the wave-free one needs a proximal pressure with an
-incisura.
+(Pijls et al., N. Engl. J. Med. 334 (1996) 1703-1708; Sen et al., J. Am. Coll. Cardiol. 59 (2012) 1392-1402). The
+wave-free period begins a quarter into diastole and ends 5 ms before its end. Whether a run is one of hyperemia or of
+rest is said by its inflow and its beds; both ratios are the model's, and the wave-free one needs a proximal pressure
+with an incisura.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Flow and mean pressure on plane sections of the lumen, exact for linear fields.
 
-A plane cuts a tetrahedron in a triangle or a quadrilateral whose corners lie on edges. The mean of a linear function over
-them is a weighted sum of nodal values, so a section is a row of weights: flow and pressure of many sections at many
-times are products of sparse matrices.
+A plane cuts a tetrahedron in a triangle or a quadrilateral whose corners lie on edges. The mean of a linear function
+over them is a weighted sum of nodal values, so a section is a row of weights: flow and pressure of many sections at
+many times are products of sparse matrices.
 """
 
 from dataclasses import dataclass
@@ -155,8 +155,8 @@ def centerline_sections(domain: FlowDomain, points: Array, spacing: float) -> tu
         spacing: m between sections.
 
     Returns:
-        The sections, and their distances (s,) [m] along the centerline. Those whose plane misses the lumen, or leaves it
-        through a port, are left out.
+        The sections, and their distances (s,) [m] along the centerline. Those whose plane misses the lumen, or leaves
+        it through a port, are left out.
 
     Raises:
         InputError: none is left.

@@ -5,7 +5,8 @@ from the outlets'. Here the 3D flow is run, the difference is measured, and the 
 and pulse pressure at the inlet and each outlet's share of the flow are met:
 
     R_i  = (P_mean - drop_i - Pd) / Q_i,        drop_i: mean pressure from the inlet to outlet i in the last run,
-    C    such that the pulse of the beds alone is the wanted one times (pulse of the beds alone / pulse in the last run).
+    C    such that the pulse of the beds alone is the wanted one times (pulse of the beds alone / pulse in the last
+    run).
 
 Each run starts from the beds' own periodic state under the flows of the run before, so that a few beats suffice.
 """

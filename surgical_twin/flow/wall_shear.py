@@ -7,12 +7,14 @@ At order 1 the shear stress is what the momentum balance of the wall's own nodes
 divided by the node's share of the wall: it converges with second order, where the gradient in the cell behind the wall
 is of first and lies at that cell's middle (Gresho, Lee, Sani, Maslanik & Eaton, Int. J. Numer. Meth. Fluids 7 (1987)
 1111-1145). At order 2 it is the gradient of the quadratic velocity in the middle of the
-wall's triangles (at their corners, which stick out of the round wall, there is none), shared out to their nodes. The same balance gives the force
-on a body without taking a derivative at its surface (John, Int. J. Numer. Meth. Fluids 44 (2004) 777-788).
+wall's triangles (at their corners, which stick out of the round wall, there is none), shared out to their nodes. The
+same balance gives the force on a body without taking a derivative at its surface (John, Int. J. Numer. Meth. Fluids 44
+(2004) 777-788).
 
     TAWSS = 1/T int |tau| dt,   OSI = 1/2 (1 - |int tau dt| / int |tau| dt),   RRT = 1 / ((1 - 2 OSI) TAWSS)
 
-(Ku, Giddens, Zarins & Glagov, Arteriosclerosis 5 (1985) 293-302; Himburg et al., Ann. Biomed. Eng. 32 (2004) 1108-1115.)
+(Ku, Giddens, Zarins & Glagov, Arteriosclerosis 5 (1985) 293-302; Himburg et al., Ann. Biomed. Eng. 32 (2004)
+1108-1115.)
 """
 
 from __future__ import annotations

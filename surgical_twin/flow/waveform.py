@@ -1,4 +1,4 @@
-"""Quantities that repeat with the heart beat: inflows [m^3/s], and pressures [Pa] given at a port or by the heart muscle."""
+"""Quantities that repeat with the heart beat: inflows [m^3/s], and pressures [Pa] at a port or of the heart muscle."""
 
 import csv
 from collections.abc import Callable
@@ -33,7 +33,8 @@ _SHAPES: dict[str, tuple[float, ...]] = {
 
 @dataclass(frozen=True)
 class PeriodicWaveform:
-    """A flow [m^3/s] (or a pressure [Pa]) that repeats with the heart beat, as a periodic cubic spline through a table (C2).
+    """A flow [m^3/s] (or a pressure [Pa]) that repeats with the heart beat, as a periodic cubic spline through a table
+    (C2).
 
     Time 0 is the R-wave.
     """
@@ -105,7 +106,8 @@ class PeriodicWaveform:
 
     @classmethod
     def from_fourier(cls, cosine: ArrayLike, sine: ArrayLike, period: float) -> "PeriodicWaveform":
-        """The sum over k of cosine[k] cos(k w t) + sine[k] sin(k w t) with w = 2 pi / period; sine[0] counts for nothing.
+        """The sum over k of cosine[k] cos(k w t) + sine[k] sin(k w t) with w = 2 pi / period; sine[0] counts for
+        nothing.
 
         Raises:
             InputError: lists of different lengths, values that are not finite, or a period that is not positive.
@@ -114,8 +116,8 @@ class PeriodicWaveform:
         even, odd = np.atleast_1d(np.asarray(cosine, dtype=float)), np.atleast_1d(np.asarray(sine, dtype=float))
         if even.ndim != 1 or even.shape != odd.shape or not len(even):
             raise InputError(
-                f"Fourier coefficients come as many cosines as sines; got {even.shape} and {odd.shape}; the first of each "
-                "belongs to the mean."
+                f"Fourier coefficients come as many cosines as sines; got {even.shape} and {odd.shape}; the first of "
+                "each belongs to the mean."
             )
         times = np.linspace(0.0, period, max(64, 32 * len(even)) + 1)
         phase = 2 * np.pi * np.outer(times / period, np.arange(len(even)))
