@@ -27,33 +27,34 @@ app = typer.Typer(
     "Research software; no medical device.",
 )
 
-# In the order in which a person meets them.
-for command in (
-    planning.segment,
-    planning.plan,
-    planning.info,
-    prediction.what_if,
-    flow.solve,
-    planning.series,
-    procedure.simulate,
-    procedure.live,
-    procedure.replay,
-    scoring.score,
-    streams.record,
-    streams.cut,
-    streams.anonymize,
-    streams.play,
-    streams.bridge,
-    streams.audit,
-    streams.keys,
-    display.view,
-    display.export,
-    procedure.demo,
-):
-    app.command()(command)
-app.command("import")(streams.import_files)
-app.add_typer(registration.register, name="register")
-app.add_typer(registration.calibrate, name="calibrate")
+# In the order in which a person meets them, under the heads that the help shows.
+COMMANDS = {
+    "Plan": (
+        planning.series,
+        planning.segment,
+        planning.plan,
+        planning.info,
+        flow.solve,
+        prediction.what_if,
+        display.export,
+    ),
+    "Procedure": (
+        procedure.live,
+        procedure.simulate,
+        display.view,
+        procedure.replay,
+        scoring.score,
+        procedure.demo,
+    ),
+    "Recordings": (streams.record, streams.play, streams.cut, streams.anonymize, streams.audit),
+    "Connections": (streams.bridge, streams.keys),
+}
+for panel, commands in COMMANDS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+app.command("import", rich_help_panel="Recordings")(streams.import_files)
+app.add_typer(registration.register, name="register", rich_help_panel="Registration")
+app.add_typer(registration.calibrate, name="calibrate", rich_help_panel="Registration")
 
 
 def main() -> None:

@@ -254,8 +254,8 @@ class LiveLoop:
                 self._release(now_ns())
                 self._take_ready(next_tick)
                 continue
-            # All that has arrived goes before the tick, so that a state is never older than it must be. Yet a tick waits
-            # for a period at most: a session that cannot keep up says so instead of falling silent.
+            # All that has arrived goes before the tick, so that a state is never older than it must be. Yet a tick
+            # waits for a period at most: a session that cannot keep up says so instead of falling silent.
             self._receive(0.0)
             self._release(now_ns())
             self._take_ready(time.monotonic_ns() + TICK_NS)
