@@ -52,7 +52,8 @@ def test_layers_follow_the_wall_and_keep_the_lumen(vessel):
     assert quality.watertight
     assert quality.min_scaled_jacobian > 0.0
     assert quality.port_flatness_mm < 1e-6 * min(port.radius for port in ports)
-    assert quality.volume_ml == pytest.approx(before.volume_ml, rel=0.02)
+    # Flat triangles, four edges across.
+    assert quality.volume_ml == pytest.approx(before.volume_ml, rel=0.03)
     assert set(np.unique(layered.triangle_tags)) == {0, 1, 2, 3}
     for port in layered.ports:
         corners = layered.points[layered.triangles[layered.triangle_tags == port.tag]]

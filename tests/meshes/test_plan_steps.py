@@ -271,8 +271,11 @@ def test_ports_are_named_and_the_inlet_chosen_by_name(tmp_path, y_shape, analyti
     done = run(tmp_path, "plan", "y.nrrd", "--case", "case", "--config", "named.toml", "--until", "mesh")
     assert done.returncode == 0, said(done)
     ports = {port.name: port for port in read_lumen_mesh(tmp_path / "case" / "mesh.vtu").ports}
-    assert ports["inlet"].radius == pytest.approx(radii["right"], rel=0.08)
-    assert ports["left"].radius == pytest.approx(radii["left"], rel=0.08)
+    # In a mask of voxels of 1 mm, beside the vessels' round ends.
+    assert ports["inlet"].radius == pytest.approx(radii["right"], rel=0.12)
+    assert ports["left"].radius == pytest.approx(radii["left"], rel=0.12)
+    for name, port in (("right", ports["inlet"]), ("left", ports["left"])):
+        assert np.linalg.norm(port.center - ends[name]) < 3.0
     (tmp_path / "wrong.toml").write_text('[ports]\ninlet = "aorta"\n')
     assert "is no port" in said(
         run(tmp_path, "plan", "y.nrrd", "--case", "b", "--config", "wrong.toml", "--until", "mesh")
