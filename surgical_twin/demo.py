@@ -23,7 +23,7 @@ from surgical_twin.replay import open_recording, replay
 from surgical_twin.report import Figure, case_figures, latency_figures, procedure_figures, write_report
 from surgical_twin.scoring import score
 
-DEMO_TETRAHEDRA = 45_000
+DEMO_TETRAHEDRA = 36_000
 
 
 def run_demo(folder: Path, seed: int, console: Console) -> int:

@@ -44,6 +44,9 @@ OUTSIDE_GROWTH = 1.0
 SHARED = 0.8
 """Correlation between the model's error before and after: it is the same geometry and the same model."""
 
+LEAST_DROP_MMHG = 0.1
+"""A lesion that costs less than this has no profile to speak of."""
+
 LESION_REACH = 8.0
 """Behind a lesion the pressure recovers over about this many diameters; its drop is taken to there, or to the branch's
 end."""
@@ -157,7 +160,11 @@ class Predictor:
             )
         self._lesion_places = _LesionPlaces.of(case, model, anatomy)
         self._baseline = periodic_beat(circulation)
-        drops = tuple(self._lesion_places.drop(self._baseline, number) for number in range(len(anatomy.lesions)))
+        lesions = range(len(anatomy.lesions))
+        states = self._baseline.states[:: max(1, len(self._baseline.states) // 40)]
+        profiles = tuple(self._lesion_places.profile(states, number) for number in lesions)
+        self._lesion_places = replace(self._lesion_places, profiles=profiles)
+        drops = tuple(self._lesion_places.drop(self._baseline, number) for number in lesions)
         flow = self._baseline.mean_flow.mean(axis=0)
         starts = np.array([lesion.start for lesion in anatomy.lesions])
         self.situation = Situation(
@@ -352,6 +359,8 @@ class _LesionPlaces:
     """(lesions, 3) mm"""
     recovered: Array
     """(lesions,) m of arc length along the branch where the pressure has recovered"""
+    profiles: tuple[tuple[Array, Array], ...] = ()
+    """per lesion: see `profile`"""
 
     @classmethod
     def of(cls, case: Case, model: SessionModel, anatomy: AnatomyModel) -> _LesionPlaces:
@@ -401,14 +410,31 @@ class _LesionPlaces:
         found, _ = nnls(matrix / size, target)
         return Element(*(float(value) for value in found / size))
 
+    def profile(self, states: Sequence[PortState], lesion: int) -> tuple[Array, Array]:
+        """Arc length [m] along a lesion's branch, and the part of its mean drop that lies before each place.
+
+        In the throat it is more than 1: there pressure has turned into speed, and comes back behind it.
+        """
+        own = self.anatomy.lesions[lesion]
+        ids = self.centerline.branches[own.branch].point_ids
+        ids = ids[np.isin(ids, self.between)]
+        arc = self.centerline.arc_length[ids] * METRES_PER_MM
+        inside = (arc >= own.start) & (arc <= self.recovered[lesion])
+        place = self.model.place(self.centerline.points[ids[inside]])
+        mean = np.mean([place.pressure(state).mean(axis=0) for state in states], axis=0)
+        drop = mean[0] - mean[-1]
+        if drop < LEAST_DROP_MMHG:
+            return arc[inside], np.linspace(0.0, 1.0, int(inside.sum()))
+        return arc[inside], (mean[0] - mean) / drop
+
     def share(self, lesion: int, points: Array) -> Array:
-        """(n,) which part of a lesion's drop lies before each point: 0 before the lesion, rising over it, 1 behind."""
+        """(n,) which part of a lesion's drop lies before each point: 0 before the lesion, 1 behind it."""
         _, nearest = cKDTree(self.centerline.points[self.between]).query(points)
         nearest = self.between[nearest]
         branch, arc = self.centerline.branch[nearest], self.centerline.arc_length[nearest] * METRES_PER_MM
         own = self.anatomy.lesions[lesion]
-        along = (arc - own.start) / max(self.recovered[lesion] - own.start, 1e-6)
-        share = np.where(branch == own.branch, np.clip(along, 0.0, 1.0), 0.0)
+        along, part = self.profiles[lesion]
+        share = np.where(branch == own.branch, np.interp(arc, along, part), 0.0)
         for one in self.centerline.branches:
             parent = one.parent
             while parent is not None:
