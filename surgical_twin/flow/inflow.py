@@ -76,8 +76,9 @@ class PortSection:
         stiffness: Array = np.einsum("f,flm,lmij->fij", areas, metric, reference.stiffness())
         mass = np.einsum("f,ij->fij", areas, reference.mass())
         count = int(self.nodes.size)
-        rows = np.repeat(local, local.shape[1], axis=1).ravel()
-        columns = np.tile(local, (1, local.shape[1])).ravel()
+        width = facets.shape[1]
+        rows = np.repeat(local, width, axis=1).ravel()
+        columns = np.tile(local, (1, width)).ravel()
         self.stiffness = sp.csr_matrix((stiffness.ravel(), (rows, columns)), shape=(count, count))
         self.mass = sp.csr_matrix((mass.ravel(), (rows, columns)), shape=(count, count))
         self.load = np.asarray(self.mass.sum(axis=1)).ravel()
