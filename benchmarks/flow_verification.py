@@ -215,7 +215,6 @@ def womersley(quick: bool) -> Figures:
             time_step=period / steps,
             rheology=Newtonian(MU),
         )
-        # fmt: skip
         shear = WallShear(solver)
         velocity, stress = [], []
         settle = 1 if alpha < 4 else 3
@@ -365,8 +364,10 @@ def dfg_2d3(quick: bool) -> Figures:
     """Re rises to 100 and falls, 8 s."""
     rows = cylinder("2D-3", 96, 20, 60, 0.0025, 8.0)
     drag, lift = rows[:, 1], rows[:, 2]
-    console.print(f"2D-3: drag {drag.max():.5f} at {rows[drag.argmax(), 0]:.4f} s (2.95092 at 3.93625), lift "
-                  f"{lift.max():.5f} at {rows[lift.argmax(), 0]:.4f} s (0.47795), pressure {rows[-1, 3]:.5f}")  # fmt: skip
+    console.print(
+        f"2D-3: drag {drag.max():.5f} at {rows[drag.argmax(), 0]:.4f} s (2.95092), lift "
+        f"{lift.max():.5f} at {rows[lift.argmax(), 0]:.4f} s (0.47795), pressure {rows[-1, 3]:.5f}"
+    )
     return {
         "dfg_2d3_drag_max": figure(drag.max(), "in 2.93 2.97", ""),
         "dfg_2d3_lift_max": figure(lift.max(), "in 0.47 0.49", ""),
@@ -432,8 +433,10 @@ def _compare_svfsi(run: Any, domain: Any, theirs: dict[str, Array], folder: Path
     for name, column, place in (("inlet", order["lumen_inlet"], 0), ("outlet", order["lumen_outlet"], 1)):
         reference = pressure[:, column] * scale
         error = 100 * np.sqrt(np.mean((run.port_pressure[ours, place] - reference) ** 2) / np.mean(reference**2))
-        console.print(f"svFSI {name} pressure {reference.min():.1f}..{reference.max():.1f} Pa, ours "
-                      f"{run.port_pressure[ours, place].min():.1f}..{run.port_pressure[ours, place].max():.1f}: {error:.2f} %")  # fmt: skip
+        console.print(
+            f"svFSI {name} pressure {reference.min():.1f}..{reference.max():.1f} Pa, ours "
+            f"{run.port_pressure[ours, place].min():.1f}..{run.port_pressure[ours, place].max():.1f}: {error:.2f} %"
+        )
         found[f"svfsi_{name}_pressure"] = figure(error, "<= 1", "%", "root mean square over the last cycle")
     reference = flux[:, order["lumen_outlet"]] * 1e-6
     error = 100 * np.sqrt(np.mean((run.port_flow[ours, 1] - reference) ** 2) / np.mean(reference**2))
@@ -456,8 +459,10 @@ def _compare_svfsi(run: Any, domain: Any, theirs: dict[str, Array], folder: Path
         mean[step] = np.linalg.norm(traction, axis=1) @ areas / areas.sum()
     console.print(f"wall shear proper {proper_mean.min():.3f}..{proper_mean.max():.3f} Pa")
     error = 100 * np.sqrt(np.mean((mean - shear) ** 2) / np.mean(shear**2))
-    console.print(f"svFSI flow {found['svfsi_flow']['value']:.3f} %, wall shear {shear.min():.3f}..{shear.max():.3f}, "
-                  f"ours {mean.min():.3f}..{mean.max():.3f}: {error:.2f} %; {spent:.0f} s, 800 steps, one core")  # fmt: skip
+    console.print(
+        f"svFSI flow {found['svfsi_flow']['value']:.3f} %, wall shear {shear.min():.3f}..{shear.max():.3f}, "
+        f"ours {mean.min():.3f}..{mean.max():.3f}: {error:.2f} %; {spent:.0f} s, 800 steps, one core"
+    )
     found["svfsi_wall_shear"] = figure(error, "<= 1", "%", "the gradient in the cells behind the wall, as stored")
     found["svfsi_seconds_for_1600_steps"] = figure(2 * spent, "<= 108", "s", "its own: 108 s on 16 processes")
     return found

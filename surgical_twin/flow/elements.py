@@ -18,7 +18,7 @@ Indices = NDArray[np.int64]
 _KINDS = {1: basix.CellType.interval, 2: basix.CellType.triangle, 3: basix.CellType.tetrahedron}
 
 # Edges of a simplex in the order of basix: the nodes of second order lie on their middles.
-_EDGES = {1: ((0, 1),), 2: ((1, 2), (0, 2), (0, 1)), 3: ((2, 3), (1, 3), (1, 2), (0, 3), (0, 2), (0, 1))}
+EDGES = {1: ((0, 1),), 2: ((1, 2), (0, 2), (0, 1)), 3: ((2, 3), (1, 3), (1, 2), (0, 3), (0, 2), (0, 1))}
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def midside(order: int, simplices: Indices, edges: Indices, count: int) -> Indic
     """
     if order == 1:
         return simplices
-    pairs = np.array(_EDGES[simplices.shape[1] - 1])
+    pairs = np.array(EDGES[simplices.shape[1] - 1])
     ends = np.sort(simplices[:, pairs], axis=2)
     keys = edges[:, 0] * count + edges[:, 1]
     found = np.searchsorted(keys, ends[..., 0] * count + ends[..., 1])
@@ -98,7 +98,7 @@ class LagrangeSpace:
             self._edges = np.empty((0, 2), dtype=np.int64)
             self.points = vertices
         else:
-            pairs = np.array(_EDGES[dimension])
+            pairs = np.array(EDGES[dimension])
             ends = np.sort(simplices[:, pairs], axis=2).reshape(-1, 2)
             keys = np.unique(ends[:, 0] * len(vertices) + ends[:, 1])
             self._edges = np.column_stack([keys // len(vertices), keys % len(vertices)])

@@ -75,7 +75,8 @@ class PortSection:
         reference = space.facet_reference
         stiffness: Array = np.einsum("f,flm,lmij->fij", areas, metric, reference.stiffness())
         mass = np.einsum("f,ij->fij", areas, reference.mass())
-        count, width = int(self.nodes.size), int(np.shape(local)[-1])
+        count = int(self.nodes.size)
+        width = facets.shape[1]
         rows = np.repeat(local, width, axis=1).ravel()
         columns = np.tile(local, (1, width)).ravel()
         self.stiffness = sp.csr_matrix((stiffness.ravel(), (rows, columns)), shape=(count, count))

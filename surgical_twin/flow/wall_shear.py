@@ -1,15 +1,13 @@
 """Force of the blood on the wall: shear stress, its means over a beat, and the whole force on a part of the boundary.
 
-At order 1 the shear stress is what the momentum balance of the wall's own nodes leaves over,
+The shear stress is what the momentum balance tested with the hat functions of the wall's own nodes leaves over,
 
     R_i = (rho du/dt + rho u.grad u + grad p, phi_i) + (mu grad u, grad phi_i) = <mu du/dn, phi_i>  on the wall,
 
 divided by the node's share of the wall: it converges with second order, where the gradient in the cell behind the wall
 is of first and lies at that cell's middle (Gresho, Lee, Sani, Maslanik & Eaton, Int. J. Numer. Meth. Fluids 7 (1987)
-1111-1145). At order 2 it is the gradient of the quadratic velocity in the middle of the
-wall's triangles (at their corners, which stick out of the round wall, there is none), shared out to their nodes. The
-same balance gives the force on a body without taking a derivative at its surface (John, Int. J. Numer. Meth. Fluids 44
-(2004) 777-788).
+1111-1145), and its sum over the wall is the force that the flow feels, whatever the mesh. The same balance gives the
+force on a body without taking a derivative at its surface (John, Int. J. Numer. Meth. Fluids 44 (2004) 777-788).
 
     TAWSS = 1/T int |tau| dt,   OSI = 1/2 (1 - |int tau dt| / int |tau| dt),   RRT = 1 / ((1 - 2 OSI) TAWSS)
 
@@ -23,12 +21,12 @@ from dataclasses import dataclass
 from math import factorial
 from typing import TYPE_CHECKING
 
-import basix
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from surgical_twin.flow.domain import WALL_TAG
-from surgical_twin.flow.elements import ReferenceElement
+from surgical_twin.flow.elements import EDGES, ReferenceElement
 
 if TYPE_CHECKING:
     from surgical_twin.flow.navier_stokes import NavierStokes
@@ -87,13 +85,11 @@ class WallShear:
     """The shear stress on the wall of a solver; made once, asked whenever it is wanted."""
 
     def __init__(self, solver: NavierStokes) -> None:
-        self._solver = solver
         domain = solver.domain
         chosen = domain.triangle_tags == WALL_TAG
         triangles, vectors = domain.triangles[chosen], domain.outward[chosen]
         self.nodes = domain.wall_nodes
         """(w,) the wall's nodes, in the order of the stress."""
-        self._cells = domain.boundary_cells[chosen]
         self._places = np.searchsorted(self.nodes, triangles)
         areas = np.linalg.norm(vectors, axis=1)
         corners = triangles.shape[1]
@@ -105,45 +101,28 @@ class WallShear:
             axis=1,
         )  # fmt: skip
         self.normals = normal / np.linalg.norm(normal, axis=1, keepdims=True)
-        if solver.space.order == 1:
-            self._balance = _Balance(solver, self.nodes)
-            return
-        self._vectors = vectors
-        # Slopes of the cell's shape functions at the middle of each of its facets, by the corner that it lacks.
-        dimension = domain.dimension
-        kind = basix.CellType.tetrahedron if dimension == 3 else basix.CellType.triangle
-        element = basix.create_element(basix.ElementFamily.P, kind, 2, basix.LagrangeVariant.equispaced)
-        places = basix.geometry(kind)
-        middles = (places.sum(axis=0) - places) / dimension
-        self._slopes = np.moveaxis(element.tabulate(1, middles)[1:, :, :, 0], 0, -1)
-        own = domain.tetrahedra[self._cells]
-        self._lacking = np.argmin((own[:, :, None] == triangles[:, None, :]).any(axis=2), axis=1)
+        # Tested with the linear hat functions: at order 2 each is its vertex's function and half of those of the
+        # edges that meet there.
+        space = solver.space
+        facets = space.facet_nodes(triangles)
+        nodes = np.unique(facets)
+        self._balance = _Balance(solver, nodes)
+        weights = [(triangles[:, k], facets[:, k], 1.0) for k in range(corners)]
+        for place, ends in enumerate(EDGES[corners - 1] if space.order == 2 else ()):
+            weights += [(triangles[:, end], facets[:, corners + place], 0.5) for end in ends]
+        rows = np.searchsorted(self.nodes, np.concatenate([vertex for vertex, _, _ in weights]))
+        columns = np.searchsorted(nodes, np.concatenate([node for _, node, _ in weights]))
+        values = np.concatenate([np.full(len(vertex), value) for vertex, _, value in weights])
+        entries, first = np.unique(rows * len(nodes) + columns, return_index=True)
+        self._hats = sp.csr_matrix(
+            (values[first], (entries // len(nodes), entries % len(nodes))), shape=(count, len(nodes))
+        )
 
     def stress(self) -> Array:
         """(w, d) Pa: the blood's force on the wall along it, per area."""
-        if self._solver.space.order == 1:
-            stress = -self._balance.residual() / self._load[:, None]
-        else:
-            stress = self._from_gradient()
+        stress = -(self._hats @ self._balance.residual()) / self._load[:, None]
         normal_part = np.einsum("wd,wd->w", stress, self.normals)
         return stress - normal_part[:, None] * self.normals
-
-    def _from_gradient(self) -> Array:
-        solver, domain = self._solver, self._solver.domain
-        velocity = solver.velocity[solver.space.cells[self._cells]]
-        inverse = domain.inverse_jacobians[self._cells]
-        slopes = self._slopes[self._lacking]
-        jacobian = np.einsum("fal,flk,fac->fkc", slopes, inverse, velocity, optimize=True)
-        viscosity, _ = solver.viscosity(jacobian)
-        traction = -np.einsum("fkc,fk->fc", jacobian, self._vectors) * np.reshape(viscosity, (-1, 1))
-        corners = self._places.shape[1]
-        total = [
-            np.bincount(
-                self._places.ravel(), np.repeat(traction[:, axis] / corners, corners), minlength=len(self.nodes)
-            )
-            for axis in range(domain.dimension)
-        ]
-        return np.stack(total, axis=1) / self._load[:, None]
 
 
 @dataclass(frozen=True)
