@@ -258,7 +258,8 @@ def test_every_documented_command_and_option_exists():
             assert words[0] in commands, f"{page.name}: {line}"
             command, rest = commands[words[0]], words[1:]
             while hasattr(command, "commands"):  # a group: its next word is the command
-                assert rest and rest[0] in command.commands, f"{page.name}: {line}"
+                assert rest, f"{page.name}: {line}"
+                assert rest[0] in command.commands, f"{page.name}: {line}"
                 command, rest = command.commands[rest[0]], rest[1:]
             known = {option for parameter in command.params for option in parameter.opts}
             for word in rest:
