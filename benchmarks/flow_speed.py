@@ -47,7 +47,7 @@ HERE = Path(__file__).resolve().parent
 console = Console(width=120)
 DRAG = 6.18533
 TOLERANCE = 1e-6
-LIMIT = 900
+LIMIT = 240
 
 
 def channel(around: int, layers: int, along: int, deep: int) -> tuple[FlowDomain, np.ndarray]:
