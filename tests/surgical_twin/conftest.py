@@ -46,7 +46,7 @@ class Room:
         self.typed.append(list(words))
         return [sys.executable, "-m", "surgical_twin", *words]
 
-    def run(self, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
         """Type a command and wait for it."""
         return subprocess.run(
             self.command(*words), cwd=self.folder, capture_output=True, encoding="utf-8", timeout=timeout, check=False
