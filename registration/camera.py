@@ -128,10 +128,10 @@ class PinholeCamera:
         """
         pixels = np.asarray(pixels, dtype=np.float64)
         wanted = (pixels - (self.cx, self.cy)) / (self.fx, self.fy)
-        result = wanted.copy()
         if not any(self.distortion):
-            return result
+            return wanted.copy()
         k1, k2, p1, p2, k3 = self.distortion
+        result = self._without_radial(wanted)
         with np.errstate(all="ignore"):
             for _ in range(20):
                 miss = self.distort(result) - wanted
@@ -155,6 +155,25 @@ class PinholeCamera:
             good = np.abs(self.distort(result) - wanted).max(axis=-1) < 1e-9
             good &= np.hypot(result[..., 0], result[..., 1]) < self.fold_radius
         return np.where(good[..., None], result, np.nan)
+
+    def _without_radial(self, distorted: Array) -> Array:
+        """Where the radial part of the lens alone would have taken these from, by bisection below its fold.
+
+        From here Newton's method finds the whole inverse; from the distorted place itself it may end beyond the fold.
+        """
+        k1, k2, _, _, k3 = self.distortion
+        radius = np.hypot(distorted[..., 0], distorted[..., 1])
+        finite = np.isfinite(radius)
+        low = np.zeros_like(radius)
+        high = np.where(finite, np.minimum(self.fold_radius, 2.0 * radius + 10.0), 0.0)
+        for _ in range(40):
+            middle = 0.5 * (low + high)
+            s = middle * middle
+            beyond = middle * (1.0 + s * (k1 + s * (k2 + s * k3))) > radius
+            low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = np.where(radius > 0.0, low / radius, 1.0)
+        return np.asarray(np.where(finite[..., None], distorted * scale[..., None], distorted))
 
     def vtk_projection_matrix(self, near: float, far: float) -> Array:
         """OpenGL projection (4, 4) of the ideal lens for a VTK camera: x right, y up, looking along -z; depth
