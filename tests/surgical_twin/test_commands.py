@@ -17,8 +17,13 @@ import SimpleITK as sitk
 from streams.messages import TwinState, decode
 from streams.recording import read_recording
 from surgical_twin.case import Case
+from surgical_twin.errors import InputError
+from surgical_twin.prediction.pharmacology import read_drugs
+from surgical_twin.prediction.reading import Reader
+from surgical_twin.prediction.what_if import Predictor
 from surgical_twin.replay import open_recording, replay
 from surgical_twin.scoring import score
+from surgical_twin.session_model import SessionModel
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -130,22 +135,38 @@ def test_what_if_ranks_alternatives_by_their_utility(planned):
     [
         ((), "Say what would be done"),
         (("--clamp", "left_nowhere"), "outlet_1"),
-        (("--clamp", "outlet_1=120%"), "100 %"),
-        (("--clamp", "branch_0"), "every outlet"),
-        (("--stent", "stenosis_9"), "stenosis_1"),
-        (("--stent", "stenosis_1=90%"), "cannot leave"),
-        (("--device", "outlet_1=20F"), "narrowest"),
-        (("--svr", "20"), "+20%"),
-        (("--inflow", "5 kg"), "quantity"),
-        (("--heart-rate", "500 1/min"), "20 to 250"),
-        (("--drug", "wine=1 L"), "phenylephrine"),
-        (("--blood-loss", "9 L"), "output"),
         (("--hold", "breath", "--svr", "+5%"), "pressure"),
         (("--drugs", "nowhere.toml", "--svr", "+5%"), "cannot be read"),
     ],
 )
 def test_what_if_refuses_what_cannot_be_done(planned, words, expected):
     says(planned.run("what-if", "case", *words), expected)
+
+
+@pytest.fixture(scope="module")
+def predictor(planned):
+    case = Case.open(planned.folder / "case")
+    return Predictor(case, SessionModel.load(case))
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "expected"),
+    [
+        ("clamp", "outlet_1=120%", "100 %"),
+        ("clamp", "branch_0", "every outlet"),
+        ("stent", "stenosis_9", "stenosis_1"),
+        ("stent", "stenosis_1=90%", "cannot leave"),
+        ("device", "outlet_1=20F", "narrowest"),
+        ("svr", "20", r"\+20%"),
+        ("inflow", "5 kg", "quantity"),
+        ("heart-rate", "500 1/min", "20 to 250"),
+        ("drug", "wine=1 L", "phenylephrine"),
+        ("blood-loss", "9 L", "output"),
+    ],
+)
+def test_an_intervention_that_cannot_be_is_refused_with_what_could(predictor, kind, text, expected):
+    with pytest.raises(InputError, match=expected):
+        predictor.compare([Reader(predictor.situation, read_drugs(), predictor.planned_inflow).read(kind, text)])
 
 
 def test_export_writes_a_binary_gltf_and_a_picture(planned):
