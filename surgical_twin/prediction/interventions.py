@@ -164,6 +164,11 @@ class Intervention:
     words: str
     """as a person would say it"""
 
+    @property
+    def systemic(self) -> bool:
+        """Whether it is done to the whole body, so that what feeds the inlet changes with it."""
+        return False
+
     def apply(self, situation: Situation, generator: np.random.Generator) -> Situation:
         """The situation after it; the generator draws what is uncertain of its effect."""
         raise NotImplementedError
@@ -220,6 +225,11 @@ class Resistance(Intervention):
     vessels: tuple[str, ...] = ()
     """all where empty"""
 
+    @property
+    def systemic(self) -> bool:
+        """Where no vessel is named, the beds beyond the model answer alike."""
+        return not self.vessels
+
     def apply(self, situation: Situation, generator: np.random.Generator) -> Situation:
         """Multiply the beds' resistances."""
         feeds = np.ones(len(situation.outlets), dtype=bool)
@@ -240,6 +250,11 @@ class Inflow(Intervention):
 
     factor: float
 
+    @property
+    def systemic(self) -> bool:
+        """It is."""
+        return True
+
     def apply(self, situation: Situation, generator: np.random.Generator) -> Situation:
         """Multiply the inflow."""
         circulation = situation.circulation
@@ -251,6 +266,11 @@ class HeartRate(Intervention):
     """The heart beats faster or slower, the flow per minute staying."""
 
     factor: float
+
+    @property
+    def systemic(self) -> bool:
+        """It is."""
+        return True
 
     def apply(self, situation: Situation, generator: np.random.Generator) -> Situation:
         """Change the period; the mean flow is that of before."""
@@ -270,6 +290,11 @@ class BloodLoss(Intervention):
 
     volume: float
     """m^3"""
+
+    @property
+    def systemic(self) -> bool:
+        """It is."""
+        return True
 
     def apply(self, situation: Situation, generator: np.random.Generator) -> Situation:
         """Lower the inflow."""
@@ -294,6 +319,11 @@ class DrugGiven(Intervention):
     dose: str
     after: float
     """s since it was given"""
+
+    @property
+    def systemic(self) -> bool:
+        """It is."""
+        return True
 
     def apply(self, situation: Situation, generator: np.random.Generator) -> Situation:
         """Change the resistance of all beds, each member answering in its own measure."""

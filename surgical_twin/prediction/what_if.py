@@ -248,7 +248,7 @@ class Predictor:
         return np.asarray(drop.mean(axis=0)) / PASCAL_PER_MMHG
 
     def compare(self, interventions: Sequence[Intervention], *, source: Source = "flow", seed: int = 0) -> Comparison:
-        """What the interventions, one after the other, do to the patient.
+        """What the interventions do to the patient: those on the whole body first, each kind in the order given.
 
         Args:
             interventions: at least one.
@@ -260,9 +260,14 @@ class Predictor:
         """
         if not interventions:
             raise InputError("Say what would be done, for example --clamp outlet_1 or --svr +20%.")
-        after = apply_all(self.situation, interventions, seed)
-        circulation, beat = held(after.circulation, source, self._baseline)
-        after = replace(after, circulation=circulation)
+        # What is done to the whole body changes what feeds the inlet; only then comes what is done to these vessels.
+        after = apply_all(self.situation, [one for one in interventions if one.systemic], seed)
+        beat = periodic_beat(after.circulation)
+        local = [one for one in interventions if not one.systemic]
+        if local:
+            after = apply_all(after, local, seed)
+            circulation, beat = held(after.circulation, source, beat)
+            after = replace(after, circulation=circulation)
         first, second = self.outcome(self.situation, self._baseline), self.outcome(after, beat)
         notes = []
         if second.outside > 0.25:
