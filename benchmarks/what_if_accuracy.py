@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import SimpleITK as sitk
 from rich.console import Console
@@ -34,12 +35,14 @@ from surgical_twin.flow.run import FlowRun
 from surgical_twin.flow.windkessel import Windkessel
 from surgical_twin.plan_settings import PlanSettings
 from surgical_twin.planning import planned_conditions
-from surgical_twin.prediction.interventions import CLOSED, Situation, apply_all
+from surgical_twin.prediction.circulation import Beat, periodic_beat
+from surgical_twin.prediction.interventions import Situation, apply_all
 from surgical_twin.prediction.pharmacology import read_drugs
 from surgical_twin.prediction.reading import Reader
 from surgical_twin.prediction.what_if import Comparison, Predictor
 from surgical_twin.session_model import SessionModel
 from surgical_twin.training import FlowConditions, RunJob, run_jobs
+from surgical_twin.units import PASCAL_PER_MMHG
 
 BEATS = 2.0
 """of each 3D run; the last one is compared"""
@@ -83,9 +86,9 @@ def last_beat(run: FlowRun) -> tuple[np.ndarray, np.ndarray]:
     return run.port_pressure[inside].mean(axis=0), run.port_flow[inside].mean(axis=0)
 
 
-def start_of(comparison_beat: object, names: tuple[str, ...]) -> dict[str, float]:
+def start_of(beat: Beat, names: tuple[str, ...]) -> dict[str, float]:
     """Capacitor pressures [Pa] where the reduced model's periodic beat begins."""
-    last = comparison_beat.last.capacitor_pressure[0]  # type: ignore[attr-defined]
+    last = beat.last.capacitor_pressure[0]
     return dict(zip(names, (float(value) for value in last), strict=True))
 
 
@@ -116,15 +119,11 @@ def plan(work: Path, quick: bool) -> Case:
 
 def replace_mesh(settings: PlanSettings, **changes: float) -> PlanSettings:
     """Other mesh settings."""
-    import msgspec
-
     return msgspec.structs.replace(settings, mesh=msgspec.structs.replace(settings.mesh, **changes))
 
 
 def report(case: Case, work: Path, quick: bool, console: Console) -> None:
     """Run everything in 3D, compare, print."""
-    from surgical_twin.prediction.circulation import periodic_beat
-
     model = SessionModel.load(case)
     predictor = Predictor(case, model, sharp_ensemble(model))
     reader = Reader(predictor.situation, read_drugs(), predictor.planned_inflow)
@@ -203,7 +202,7 @@ def measure(
             continue
         pressure, flow = last_beat(runs[name])
         outcome = comparison.after
-        said_pressure = outcome.mean_pressure_mmhg[0] * 133.322387415
+        said_pressure = outcome.mean_pressure_mmhg[0] * PASCAL_PER_MMHG
         said_flow = outcome.mean_flow_ml_min[0] / 60.0 * 1e-6
         pressure_error = 100 * float(np.abs(said_pressure / pressure - 1.0).max())
         flow_error = 100 * float(np.abs(said_flow - flow).max() / flow[0])
@@ -213,11 +212,11 @@ def measure(
             before = resting if inflow == "1.0" else last_beat(runs[f"inflow x{inflow}"])
             true_change = (pressure[0] - pressure[1]) - (before[0][0] - before[0][1])
             first = comparison.before if inflow == "1.0" else comparisons[f"inflow x{inflow}"].after  # type: ignore[union-attr]
-            drop = (first.mean_pressure_mmhg[0, 0] - first.mean_pressure_mmhg[0, 1]) * 133.322387415
+            drop = (first.mean_pressure_mmhg[0, 0] - first.mean_pressure_mmhg[0, 1]) * PASCAL_PER_MMHG
             said_change = (said_pressure[0] - said_pressure[1]) - drop
             stent_errors.append(100 * abs(said_change / true_change - 1.0))
             estimate = comparison.quantities["mean pressure outlet_1 [mmHg]"].after
-            inside.append(estimate.lower <= pressure[1] / 133.322387415 <= estimate.upper)
+            inside.append(estimate.lower <= pressure[1] / PASCAL_PER_MMHG <= estimate.upper)
             row += ["", f"{stent_errors[-1]:.1f}", str(inside[-1])]
         else:
             bed = apply_beds(predictor, name)
@@ -242,7 +241,6 @@ def apply_beds(predictor: Predictor, name: str) -> np.ndarray:
     after = apply_all(predictor.situation, [reader.read(kind, text) for kind, text in asked], 0)
     bed = after.circulation.parameters
     conductance = 1.0 / (bed.proximal_resistance[0] + bed.distal_resistance[0])
-    assert CLOSED > 1
     return np.asarray(conductance / conductance.sum())
 
 

@@ -144,14 +144,15 @@ class SessionModel:
         pressure drop from the inlet; and the inflow's unknown shape.
         """
         drop = (place.pressure(ports) - ports.inlet_pressure[:, None] / PASCAL_PER_MMHG).mean(axis=0)
-        return self._with_discrepancy(place.error_mmhg, drop)
+        return self.with_discrepancy(place.error_mmhg, drop)
 
     def port_error_mmhg(self, ports: PortState) -> Array:
         """(ports,) the same for the mean pressure of each port."""
         pressure = self.port_pressure(ports) / PASCAL_PER_MMHG
-        return self._with_discrepancy(self.pressure_error_mmhg, (pressure - pressure[:, :1]).mean(axis=0))
+        return self.with_discrepancy(self.pressure_error_mmhg, (pressure - pressure[:, :1]).mean(axis=0))
 
-    def _with_discrepancy(self, reduced: Array, drop: Array) -> Array:
+    def with_discrepancy(self, reduced: Array, drop: Array) -> Array:
+        """(n,) mmHg: the reduced model's error (n,), with the 3D model's on a drop (n,) and the inflow's shape's."""
         total: Array = np.sqrt(reduced**2 + (self.settings.drop_uncertainty * drop) ** 2 + self.shape_error_mmhg**2)
         return total
 

@@ -142,21 +142,18 @@ def periodic_beat(circulation: Circulation, start: PortState | None = None) -> B
     raise InputError(f"The circulation has not settled after {MOST_BEATS} beats; a compliance may be far too large.")
 
 
-def held(
-    circulation: Circulation, source: Source, before: Beat, start: PortState | None = None
-) -> tuple[Circulation, Beat]:
+def held(circulation: Circulation, source: Source, before: Beat) -> tuple[Circulation, Beat]:
     """The periodic state of a changed circulation, what feeds it being held.
 
     Args:
         circulation: after the change.
         source: what stays as it was ``before``.
         before: the beat before the change.
-        start: from where to run.
 
     Raises:
         InputError: it does not settle, or no inflow gives the pressure.
     """
-    beat = periodic_beat(circulation, start)
+    beat = periodic_beat(circulation)
     if source == "flow":
         return circulation, beat
     target = before.mean_inlet_pressure

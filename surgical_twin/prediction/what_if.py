@@ -17,70 +17,27 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
-from scipy.spatial import cKDTree
 
-from meshes.centerline import Centerline
-from meshes.files import read_centerline, read_lumen_mesh
 from streams.messages import Estimate
 from surgical_twin.assimilation.flow_filter import FilterState
-from surgical_twin.axis import between_ports
-from surgical_twin.case import AXIS, BRANCHES, CENTERLINE, CENTERLINE_TABLE, MESH, STENOSES, Case, read_table
+from surgical_twin.case import Case
 from surgical_twin.errors import InputError
-from surgical_twin.flow.anatomy_model import AnatomyModel, Element, Lesion
+from surgical_twin.flow.anatomy_model import Element
 from surgical_twin.flow.port_state import PortState
 from surgical_twin.prediction.circulation import Beat, Circulation, Source, held, periodic_beat
 from surgical_twin.prediction.interventions import Intervention, Situation, apply_all
+from surgical_twin.prediction.lesion_places import LesionPlaces, read_anatomy
 from surgical_twin.session_model import SessionModel
-from surgical_twin.units import CUBIC_METRES_PER_ML, METRES_PER_MM, PASCAL_PER_MMHG
+from surgical_twin.twin_state import estimate, estimates
+from surgical_twin.units import CUBIC_METRES_PER_ML, PASCAL_PER_MMHG
 
 Array = NDArray[np.float64]
-
-NORMAL_95 = 1.959963984540054
 
 OUTSIDE_GROWTH = 1.0
 """By what share of itself the reduced model's error grows per width of the trained range that a state is outside."""
 
 SHARED = 0.8
 """Correlation between the model's error before and after: it is the same geometry and the same model."""
-
-LEAST_DROP_MMHG = 0.1
-"""A lesion that costs less than this has no profile to speak of."""
-
-LESION_REACH = 8.0
-"""Behind a lesion the pressure recovers over about this many diameters; its drop is taken to there, or to the branch's
-end."""
-
-
-def read_anatomy(case: Case, density: float, viscosity: float) -> AnatomyModel:
-    """The lumped model of a case's vessel tree from its tables.
-
-    Raises:
-        InputError: a table is missing or cannot be read.
-    """
-    centerline = read_centerline(case.require(CENTERLINE))
-    ports = read_lumen_mesh(case.require(MESH)).ports
-    radius = np.sqrt(np.array([float(row["area_mm2"]) for row in read_table(case.require(CENTERLINE_TABLE))]) / np.pi)
-    kept = between_ports(centerline, ports)
-    branches = tuple(
-        replace(branch, point_ids=branch.point_ids[kept[branch.point_ids]]) for branch in centerline.branches
-    )
-    lesions = [
-        Lesion(
-            branch=int(row["branch"]),
-            start=METRES_PER_MM * max(0.0, float(row["arc_length_mm"]) - 0.5 * float(row["length_mm"])),
-            length=METRES_PER_MM * float(row["length_mm"]),
-            reference_diameter=METRES_PER_MM * float(row["reference_mm"]),
-            diameter=METRES_PER_MM * float(row["diameter_mm"]),
-        )
-        for row in read_table(case.require(STENOSES))
-    ]
-    angles = {
-        int(row["branch"]): float(row["angle_deg"]) for row in read_table(case.require(BRANCHES)) if row["angle_deg"]
-    }
-    return AnatomyModel.of(
-        replace(centerline, branches=branches), radius, lesions, density=density, viscosity=viscosity, angles_deg=angles
-    )
 
 
 @dataclass(frozen=True)
@@ -123,16 +80,11 @@ class Comparison:
     interventions: tuple[str, ...]
     source: Source
     quantities: dict[str, Change]
-    """by name and unit, such as "mean pressure outlet_1 [mmHg]"
-    """
+    """by name and unit: mean pressure outlet_1 [mmHg]"""
     before: Outcome
     after: Outcome
     notes: tuple[str, ...]
-
-    @property
-    def trusted(self) -> bool:
-        """Whether nothing in it lies far outside of what the model was trained on."""
-        return not self.notes
+    """what forbids trusting it as it stands"""
 
 
 class Predictor:
@@ -158,13 +110,9 @@ class Predictor:
                 feeds=anatomy.feeds[:, order],
                 recovery=anatomy.recovery[order],
             )
-        self._lesion_places = _LesionPlaces.of(case, model, anatomy)
         self._baseline = periodic_beat(circulation)
-        lesions = range(len(anatomy.lesions))
-        states = self._baseline.states[:: max(1, len(self._baseline.states) // 40)]
-        profiles = tuple(self._lesion_places.profile(states, number) for number in lesions)
-        self._lesion_places = replace(self._lesion_places, profiles=profiles)
-        drops = tuple(self._lesion_places.drop(self._baseline, number) for number in lesions)
+        self._lesion_places = LesionPlaces.of(case, model, anatomy).with_profiles(_some(self._baseline))
+        drops = tuple(self._lesion_places.drop(self._baseline, number) for number in range(len(anatomy.lesions)))
         flow = self._baseline.mean_flow.mean(axis=0)
         starts = np.array([lesion.start for lesion in anatomy.lesions])
         self.situation = Situation(
@@ -187,8 +135,7 @@ class Predictor:
         model = self.model
         pressure = np.concatenate([beat.inlet_pressure[:, :, None], beat.outlet_pressure], axis=2) / PASCAL_PER_MMHG
         flow = np.concatenate([beat.flow.sum(axis=2, keepdims=True), beat.flow], axis=2)
-        every = max(1, len(beat.states) // 40)
-        chosen = beat.states[::every]
+        chosen = _some(beat)
         stations = np.mean([model.axis.pressure(state) for state in chosen], axis=0)
         inlet = beat.mean_inlet_pressure / PASCAL_PER_MMHG
         behind = self._lesion_places.behind_mmhg(chosen)
@@ -230,15 +177,9 @@ class Predictor:
     def station_estimates(self, outcome: Outcome) -> Array:
         """(3, stations) mmHg: mean pressure along the vessel, and the ends of its 95 % interval."""
         drop = (outcome.station_mmhg - outcome.mean_pressure_mmhg[:, :1]).mean(axis=0)
-        growth = 1.0 + OUTSIDE_GROWTH * outcome.outside
-        error = np.sqrt(
-            (growth * self.model.axis.error_mmhg) ** 2
-            + (self.model.settings.drop_uncertainty * drop) ** 2
-            + self.model.shape_error_mmhg**2
-        )
-        mean = outcome.station_mmhg.mean(axis=0)
-        half = NORMAL_95 * np.hypot(outcome.station_mmhg.std(axis=0, ddof=1), error)
-        return np.stack([mean, mean - half, mean + half])
+        error = self.model.with_discrepancy(_growth(outcome) * self.model.axis.error_mmhg, drop)
+        found = estimates(outcome.station_mmhg, error)
+        return np.array([(one.value, one.lower, one.upper) for one in found]).T
 
     def _moved(self, situation: Situation, beat: Beat, lesion: int, change: Element) -> Array:
         """(members,) mmHg: by how much the mean drop over a lesion has grown through a change of its element."""
@@ -286,8 +227,11 @@ class Predictor:
 
     def _quantities(self, after: Situation, first: Outcome, second: Outcome) -> dict[str, Change]:
         model, names = self.model, self.model.port_names
-        growth = 1.0 + OUTSIDE_GROWTH * second.outside
-        pressure = self._pressure_errors(first), self._pressure_errors(second, growth, after.drop_spread)
+        growth = _growth(second)
+        # What a formula has changed of a drop is known as well as the formula.
+        drops = [(one.mean_pressure_mmhg[:, :1] - one.mean_pressure_mmhg).mean(axis=0) for one in (first, second)]
+        formula = after.drop_spread * np.abs(drops[1] - drops[0])
+        pressure = self._pressure_errors(first), np.hypot(self._pressure_errors(second), formula)
         flow = model.flow_error_ml_s * 60.0
         found: dict[str, Change] = {}
         for index, name in enumerate(names):
@@ -312,141 +256,36 @@ class Predictor:
         for lesion in range(len(self.situation.anatomy.lesions)):
             pair = first.lesion_ratio[:, lesion], second.lesion_ratio[:, lesion]
             inlet = float(first.mean_pressure_mmhg[:, 0].mean()), float(second.mean_pressure_mmhg[:, 0].mean())
-            drops = [float(np.mean(1.0 - one)) * level for one, level in zip(pair, inlet, strict=True)]
+            lost = [float(np.mean(1.0 - one)) * level for one, level in zip(pair, inlet, strict=True)]
             share = model.settings.drop_uncertainty
-            opened = after.drop_spread if lesion in after.drop_change else 0.0
-            removed = abs(drops[0] - drops[1]) * opened
+            changed = after.drop_spread * abs(lost[0] - lost[1]) if lesion in after.drop_change else 0.0
             found[f"Pd/Pa stenosis_{lesion + 1} [ratio]"] = _change(
-                *pair, share * abs(drops[0]) / inlet[0], float(np.hypot(share * growth * drops[1], removed)) / inlet[1]
+                *pair, share * abs(lost[0]) / inlet[0], float(np.hypot(share * growth * lost[1], changed)) / inlet[1]
             )
         return found
 
-    def _pressure_errors(self, outcome: Outcome, growth: float = 1.0, formula: float = 0.0) -> Array:
+    def _pressure_errors(self, outcome: Outcome) -> Array:
         """(ports,) mmHg."""
-        settings = self.model.settings
-        drop = (outcome.mean_pressure_mmhg[:, 0:1] - outcome.mean_pressure_mmhg).mean(axis=0)
-        share = np.hypot(settings.drop_uncertainty, formula)
-        total: Array = np.sqrt(
-            (growth * self.model.pressure_error_mmhg) ** 2 + (share * drop) ** 2 + self.model.shape_error_mmhg**2
-        )
-        return total
+        drop = (outcome.mean_pressure_mmhg - outcome.mean_pressure_mmhg[:, :1]).mean(axis=0)
+        return self.model.with_discrepancy(_growth(outcome) * self.model.pressure_error_mmhg, drop)
+
+
+def _some(beat: Beat) -> tuple[PortState, ...]:
+    """Enough of a beat's states for its means."""
+    return beat.states[:: max(1, len(beat.states) // 40)]
+
+
+def _growth(outcome: Outcome) -> float:
+    return 1.0 + OUTSIDE_GROWTH * outcome.outside
 
 
 def _change(first: Array, second: Array, first_error: float, second_error: float) -> Change:
     between = np.sqrt(first_error**2 + second_error**2 - 2.0 * SHARED * first_error * second_error)
     return Change(
-        before=_estimate(first, first_error),
-        after=_estimate(second, second_error),
-        change=_estimate(second - first, float(between)),
+        before=estimate(first, first_error),
+        after=estimate(second, second_error),
+        change=estimate(second - first, float(between)),
     )
-
-
-def _estimate(members: Array, error: float) -> Estimate:
-    mean = float(members.mean())
-    half = NORMAL_95 * float(np.hypot(members.std(ddof=1), error))
-    return Estimate(mean, mean - half, mean + half)
-
-
-@dataclass(frozen=True)
-class _LesionPlaces:
-    """Where pressure is read before and behind each lesion, and what lies behind it."""
-
-    model: SessionModel
-    anatomy: AnatomyModel
-    centerline: Centerline
-    between: NDArray[np.int64]
-    """ids of the centerline's points between the ports"""
-    stations: Array
-    """(stations, 3) mm, of the case's axis"""
-    before: Array
-    """(lesions, 3) mm"""
-    behind: Array
-    """(lesions, 3) mm"""
-    recovered: Array
-    """(lesions,) m of arc length along the branch where the pressure has recovered"""
-    profiles: tuple[tuple[Array, Array], ...] = ()
-    """per lesion: see `profile`"""
-
-    @classmethod
-    def of(cls, case: Case, model: SessionModel, anatomy: AnatomyModel) -> _LesionPlaces:
-        centerline = read_centerline(case.require(CENTERLINE))
-        kept = between_ports(centerline, read_lumen_mesh(case.require(MESH)).ports)
-        stations = np.array([[float(row[axis]) for axis in "xyz"] for row in read_table(case.require(AXIS))])
-        before, behind, recovered = [], [], []
-        for lesion in anatomy.lesions:
-            ids = centerline.branches[lesion.branch].point_ids
-            ids = ids[kept[ids]]
-            arc, points = centerline.arc_length[ids] * METRES_PER_MM, centerline.points[ids]
-            end = lesion.start + lesion.length + LESION_REACH * lesion.reference_diameter
-            first, last = (int(np.clip(np.searchsorted(arc, place), 0, len(ids) - 1)) for place in (lesion.start, end))
-            before.append(points[first])
-            behind.append(points[last])
-            recovered.append(float(arc[last]))
-        return cls(
-            model=model,
-            anatomy=anatomy,
-            centerline=centerline,
-            between=np.flatnonzero(kept),
-            stations=stations,
-            before=np.array(before).reshape(-1, 3),
-            behind=np.array(behind).reshape(-1, 3),
-            recovered=np.array(recovered),
-        )
-
-    def behind_mmhg(self, states: Sequence[PortState]) -> Array:
-        """(members, lesions) mean over the states."""
-        if not len(self.behind):
-            return np.zeros((len(states[0].flow), 0))
-        place = self.model.place(self.behind)
-        return np.asarray(np.mean([place.pressure(state) for state in states], axis=0))
-
-    def drop(self, beat: Beat, lesion: int) -> Element:
-        """The drop over a lesion in the trained model as an element: fitted to the beat's drop, not negative."""
-        places = self.model.place(np.stack([self.before[lesion], self.behind[lesion]]))
-        feeds = self.anatomy.feeds[self.anatomy.lesions[lesion].branch]
-        columns, drops = [], []
-        for state in beat.states:
-            flow, rate = state.flow[:, feeds].sum(axis=1), state.flow_derivative[:, feeds].sum(axis=1)
-            pressure = places.pressure(state) * PASCAL_PER_MMHG
-            columns.append(np.stack([flow, flow * np.abs(flow), rate], axis=1))
-            drops.append(pressure[:, 0] - pressure[:, 1])
-        matrix, target = np.concatenate(columns), np.concatenate(drops)
-        size = np.sqrt((matrix**2).mean(axis=0))
-        found, _ = nnls(matrix / size, target)
-        return Element(*(float(value) for value in found / size))
-
-    def profile(self, states: Sequence[PortState], lesion: int) -> tuple[Array, Array]:
-        """Arc length [m] along a lesion's branch, and the part of its mean drop that lies before each place.
-
-        In the throat it is more than 1: there pressure has turned into speed, and comes back behind it.
-        """
-        own = self.anatomy.lesions[lesion]
-        ids = self.centerline.branches[own.branch].point_ids
-        ids = ids[np.isin(ids, self.between)]
-        arc = self.centerline.arc_length[ids] * METRES_PER_MM
-        inside = (arc >= own.start) & (arc <= self.recovered[lesion])
-        place = self.model.place(self.centerline.points[ids[inside]])
-        mean = np.mean([place.pressure(state).mean(axis=0) for state in states], axis=0)
-        drop = mean[0] - mean[-1]
-        if drop < LEAST_DROP_MMHG:
-            return arc[inside], np.linspace(0.0, 1.0, int(inside.sum()))
-        return arc[inside], (mean[0] - mean) / drop
-
-    def share(self, lesion: int, points: Array) -> Array:
-        """(n,) which part of a lesion's drop lies before each point: 0 before the lesion, 1 behind it."""
-        _, nearest = cKDTree(self.centerline.points[self.between]).query(points)
-        nearest = self.between[nearest]
-        branch, arc = self.centerline.branch[nearest], self.centerline.arc_length[nearest] * METRES_PER_MM
-        own = self.anatomy.lesions[lesion]
-        along, part = self.profiles[lesion]
-        share = np.where(branch == own.branch, np.interp(arc, along, part), 0.0)
-        for one in self.centerline.branches:
-            parent = one.parent
-            while parent is not None:
-                if parent == own.branch:
-                    share[branch == one.index] = 1.0
-                parent = self.centerline.branches[parent].parent
-        return np.asarray(share)
 
 
 def rank(comparisons: Mapping[str, Comparison]) -> list[tuple[str, float]]:
