@@ -40,6 +40,8 @@ class Phantom:
 
     image: sitk.Image
     truth_label: sitk.Image
+    truth_level_set: sitk.Image
+    """distance from the true wall, mm, negative in the lumen; 50 mm far away from the vessel"""
     truth_signed_distance: Callable[[npt.ArrayLike], Array]
     fiducials: dict[str, Array]
     inlet_hint: Array
@@ -119,13 +121,14 @@ def stenosed_bifurcation(
         noise=noise,
         generator=np.random.default_rng(seed),
     )
-    truth = (vessel(grid.positions_of(np.arange(grid.values.size))) < 0).astype(np.uint8).reshape(grid.values.shape)
+    depth = vessel(grid.positions_of(np.arange(grid.values.size))).reshape(grid.values.shape)
 
     throat = int(np.argmin(np.abs(large.arc - center)))
     tangent = large.points[throat + 1] - large.points[throat - 1]
     return Phantom(
         image=grid.like(np.rint(hounsfield).astype(np.int16)).image(),
-        truth_label=grid.like(truth).image(),
+        truth_label=grid.like((depth < 0).astype(np.uint8)).image(),
+        truth_level_set=grid.like(depth.astype(np.float32)).image(),
         truth_signed_distance=signed_distance,
         fiducials=_fiducials(body),
         inlet_hint=np.array([1.6, -0.6, 34.0]),

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from rich.console import Console
 
 from meshes.phantom import Phantom, stenosed_bifurcation
-from surgical_twin.case import Case
+from surgical_twin.case import Case, write_atomically
 from surgical_twin.errors import InputError
 from surgical_twin.memory import PeakMemory
 from surgical_twin.plan_settings import PlanSettings
@@ -53,7 +53,7 @@ def run_demo(folder: Path, seed: int, console: Console) -> int:
         console.rule("3  procedure")
         recording, live_report = folder / "procedure.mcap", folder / "live.json"
         recording.unlink(missing_ok=True)
-        play(case_folder, recording, live_report, seed)
+        play(case_folder, recording, live_report, seed, procedure=real_patient(phantom, folder))
 
         console.rule("4  replay and score")
         opened, model = open_recording(recording, case_folder)
@@ -105,7 +105,15 @@ def free_endpoint() -> str:
         return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
 
-def play(case: Path, recording: Path, report: Path, seed: int) -> None:
+def real_patient(phantom: Phantom, folder: Path) -> Path:
+    """Write the phantom's real lumen and a procedure on it: the patient does not have the plan's errors of geometry."""
+    write_image(phantom.truth_level_set, folder / "phantom_lumen.nrrd")
+    procedure = folder / "procedure.toml"
+    write_atomically(procedure, '[truth]\nlevel_set = "phantom_lumen.nrrd"\n')
+    return procedure
+
+
+def play(case: Path, recording: Path, report: Path, seed: int, *, procedure: Path) -> None:
     """Run the live twin and the simulated operating room as the two commands a person would start.
 
     Raises:
@@ -113,14 +121,15 @@ def play(case: Path, recording: Path, report: Path, seed: int) -> None:
     """
     command = [sys.executable, "-m", "surgical_twin"]
     # The 3D truth first: it takes minutes, and the live twin has nothing to do meanwhile.
-    _run([*command, "simulate", str(case), "--seed", str(seed), "--prepare"])
+    simulate = [*command, "simulate", str(case), "--procedure", str(procedure), "--seed", str(seed)]
+    _run([*simulate, "--prepare"])
     devices, states = free_endpoint(), free_endpoint()
     sockets = ["--devices", devices, "--states", states]
     live = subprocess.Popen(
         [*command, "live", str(case), "--record", str(recording), "--report", str(report), *sockets]
     )
     try:
-        _run([*command, "simulate", str(case), "--seed", str(seed), *sockets])
+        _run([*simulate, *sockets])
         if live.wait(timeout=30) != 0:
             raise InputError("surgical-twin live failed; its message is above.")
     finally:

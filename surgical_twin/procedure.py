@@ -26,6 +26,9 @@ class TruthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Factor on every outlet's compliance; drawn log-normally (20 %) where not given."""
     inflow: float | None = None
     """Factor on the inflow; drawn log-normally (10 %) where not given."""
+    level_set: str | None = None
+    """An image of the distance from the wall of the patient's real lumen [mm, negative inside], relative to the
+    procedure file: where the plan's lumen is wrong, the patient's is not. The plan's own where not given."""
     edges_across: float = 9.0
     max_tetrahedra: int = 90_000
     """The truth's mesh, finer than the plan's."""
@@ -159,6 +162,9 @@ def read_procedure(path: Path | None) -> ProcedureSettings:
         InputError: it cannot be read, or has an unknown or unusable setting.
     """
     settings = ProcedureSettings() if path is None else read_settings(path, ProcedureSettings)
+    if path is not None and settings.truth.level_set is not None:
+        real = str((path.parent / settings.truth.level_set).resolve())
+        settings = msgspec.structs.replace(settings, truth=msgspec.structs.replace(settings.truth, level_set=real))
     for name, value, unit in (
         ("tracker.rate", settings.tracker.rate, "1/s"),
         ("pressure.rate", settings.pressure.rate, "1/s"),

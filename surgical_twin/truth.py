@@ -2,8 +2,8 @@
 
 The truth differs from everything the plan knows: its resistances, compliances and inflow are drawn anew, its
 inflow has another shape, its mesh is finer, and its blood is shear thinning (Carreau–Yasuda) where the plan's is
-Newtonian. The run starts from the periodic state of the reduced model, which only spares it some beats: its last
-beat is the truth.
+Newtonian. Where the real lumen is known, as of a phantom, it flows in that and not in what the plan made of the image.
+The run starts from the periodic state of the reduced model, which only spares it some beats: its last beat is the truth.
 """
 
 import json
@@ -172,7 +172,7 @@ def make_truth(case: Case, axis: Axis, settings: TruthSettings, seed: int, say: 
     folder.mkdir(exist_ok=True)
     described = {
         "seed": seed,
-        "settings": msgspec.to_builtins(settings),
+        "settings": {**msgspec.to_builtins(settings), "level_set": _real_lumen_hash(settings)},
         "axis": axis.outlet,
         "reduced": file_hash(case.require(REDUCED)),
     }
@@ -185,7 +185,7 @@ def make_truth(case: Case, axis: Axis, settings: TruthSettings, seed: int, say: 
     conditions, factors = hidden_conditions(case, settings, seed)
     mesh_path, run_path = folder / "mesh.vtu", folder / f"run_{seed}.npz"
     coarse = read_lumen_mesh(case.require(MESH))
-    level_set = sitk.ReadImage(str(case.require(LUMEN)))
+    level_set = _real_lumen(case, settings)
     allowed = max(settings.max_tetrahedra, FINER * len(coarse.tetrahedra))
     mesh = mesh_lumen(level_set, coarse.ports, edges_across=settings.edges_across, max_tetrahedra=allowed)
     if len(mesh.tetrahedra) <= len(coarse.tetrahedra):
@@ -214,6 +214,33 @@ def make_truth(case: Case, axis: Axis, settings: TruthSettings, seed: int, say: 
     save_truth(truth, result, key)
     run_path.unlink()
     return truth
+
+
+def _real_lumen(case: Case, settings: TruthSettings) -> sitk.Image:
+    """Distance from the wall of the patient's real lumen, mm."""
+    if settings.level_set is None:
+        return sitk.ReadImage(str(case.require(LUMEN)))
+    try:
+        return sitk.ReadImage(settings.level_set, sitk.sitkFloat32)
+    except RuntimeError as error:
+        raise InputError(
+            f"truth.level_set = {settings.level_set} cannot be read as an image; give the distance from the real "
+            "lumen's wall as NRRD, NIfTI or MHA."
+        ) from error
+
+
+def _real_lumen_hash(settings: TruthSettings) -> str | None:
+    """Of the file's content; None where the plan's lumen is the real one.
+
+    Raises:
+        InputError: it is missing.
+    """
+    if settings.level_set is None:
+        return None
+    path = Path(settings.level_set)
+    if not path.is_file():
+        raise InputError(f"truth.level_set = {path} is no file; the path is relative to the procedure file.")
+    return file_hash(path)
 
 
 def last_beat(

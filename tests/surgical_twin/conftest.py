@@ -25,6 +25,7 @@ beats = 1.3
 
 PROCEDURE = """
 [truth]
+level_set = "lumen.nrrd"
 edges_across = 6.0
 max_tetrahedra = 22000
 [catheter]
@@ -64,6 +65,7 @@ def room(tmp_path_factory):
     folder = tmp_path_factory.mktemp("room")
     phantom = stenosed_bifurcation(seed=0)
     write_image(phantom.image, folder / "ct.nrrd")
+    write_image(phantom.truth_level_set, folder / "lumen.nrrd")  # the patient's, which the plan does not see
     write_table(
         folder / "fiducials.csv",
         ("name", "x", "y", "z"),

@@ -1,0 +1,168 @@
+"""A case's stenoses as the prediction sees them: where pressure is read around each, and what its drop is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+from scipy.spatial import cKDTree
+
+from meshes.centerline import Centerline
+from meshes.files import read_centerline, read_lumen_mesh
+from surgical_twin.axis import between_ports
+from surgical_twin.case import AXIS, BRANCHES, CENTERLINE, CENTERLINE_TABLE, MESH, STENOSES, Case, read_table
+from surgical_twin.flow.anatomy_model import AnatomyModel, Element, Lesion
+from surgical_twin.flow.port_state import PortState
+from surgical_twin.prediction.circulation import Beat
+from surgical_twin.session_model import SessionModel
+from surgical_twin.units import METRES_PER_MM, PASCAL_PER_MMHG
+
+Array = NDArray[np.float64]
+
+LEAST_DROP_MMHG = 0.1
+"""A lesion that costs less than this has no profile to speak of."""
+
+LESION_REACH = 8.0
+"""Behind a lesion the pressure recovers over about this many diameters; its drop is taken to there, or to the branch's
+end."""
+
+
+def read_anatomy(case: Case, density: float, viscosity: float) -> AnatomyModel:
+    """The lumped model of a case's vessel tree from its tables.
+
+    Raises:
+        InputError: a table is missing or cannot be read.
+    """
+    centerline = read_centerline(case.require(CENTERLINE))
+    ports = read_lumen_mesh(case.require(MESH)).ports
+    radius = np.sqrt(np.array([float(row["area_mm2"]) for row in read_table(case.require(CENTERLINE_TABLE))]) / np.pi)
+    kept = between_ports(centerline, ports)
+    branches = tuple(
+        replace(branch, point_ids=branch.point_ids[kept[branch.point_ids]]) for branch in centerline.branches
+    )
+    lesions = [
+        Lesion(
+            branch=int(row["branch"]),
+            start=METRES_PER_MM * max(0.0, float(row["arc_length_mm"]) - 0.5 * float(row["length_mm"])),
+            length=METRES_PER_MM * float(row["length_mm"]),
+            reference_diameter=METRES_PER_MM * float(row["reference_mm"]),
+            diameter=METRES_PER_MM * float(row["diameter_mm"]),
+        )
+        for row in read_table(case.require(STENOSES))
+    ]
+    angles = {
+        int(row["branch"]): float(row["angle_deg"]) for row in read_table(case.require(BRANCHES)) if row["angle_deg"]
+    }
+    return AnatomyModel.of(
+        replace(centerline, branches=branches), radius, lesions, density=density, viscosity=viscosity, angles_deg=angles
+    )
+
+
+@dataclass(frozen=True)
+class LesionPlaces:
+    """Where pressure is read before and behind each lesion, and what lies behind it."""
+
+    model: SessionModel
+    anatomy: AnatomyModel
+    centerline: Centerline
+    between: NDArray[np.int64]
+    """ids of the centerline's points between the ports"""
+    stations: Array
+    """(stations, 3) mm, of the case's axis"""
+    before: Array
+    """(lesions, 3) mm"""
+    behind: Array
+    """(lesions, 3) mm"""
+    recovered: Array
+    """(lesions,) m of arc length along the branch where the pressure has recovered"""
+    profiles: tuple[tuple[Array, Array], ...] = ()
+    """per lesion: see `profile`"""
+
+    @classmethod
+    def of(cls, case: Case, model: SessionModel, anatomy: AnatomyModel) -> LesionPlaces:
+        """Read them from a case."""
+        centerline = read_centerline(case.require(CENTERLINE))
+        kept = between_ports(centerline, read_lumen_mesh(case.require(MESH)).ports)
+        stations = np.array([[float(row[axis]) for axis in "xyz"] for row in read_table(case.require(AXIS))])
+        before, behind, recovered = [], [], []
+        for lesion in anatomy.lesions:
+            ids = centerline.branches[lesion.branch].point_ids
+            ids = ids[kept[ids]]
+            arc, points = centerline.arc_length[ids] * METRES_PER_MM, centerline.points[ids]
+            end = lesion.start + lesion.length + LESION_REACH * lesion.reference_diameter
+            first, last = (int(np.clip(np.searchsorted(arc, place), 0, len(ids) - 1)) for place in (lesion.start, end))
+            before.append(points[first])
+            behind.append(points[last])
+            recovered.append(float(arc[last]))
+        return cls(
+            model=model,
+            anatomy=anatomy,
+            centerline=centerline,
+            between=np.flatnonzero(kept),
+            stations=stations,
+            before=np.array(before).reshape(-1, 3),
+            behind=np.array(behind).reshape(-1, 3),
+            recovered=np.array(recovered),
+        )
+
+    def with_profiles(self, states: Sequence[PortState]) -> LesionPlaces:
+        """The same with each lesion's profile over these states."""
+        return replace(self, profiles=tuple(self.profile(states, number) for number in range(len(self.before))))
+
+    def behind_mmhg(self, states: Sequence[PortState]) -> Array:
+        """(members, lesions) mean over the states."""
+        if not len(self.behind):
+            return np.zeros((len(states[0].flow), 0))
+        place = self.model.place(self.behind)
+        return np.asarray(np.mean([place.pressure(state) for state in states], axis=0))
+
+    def drop(self, beat: Beat, lesion: int) -> Element:
+        """The drop over a lesion in the trained model as an element: fitted to the beat's drop, not negative."""
+        places = self.model.place(np.stack([self.before[lesion], self.behind[lesion]]))
+        feeds = self.anatomy.feeds[self.anatomy.lesions[lesion].branch]
+        columns, drops = [], []
+        for state in beat.states:
+            flow, rate = state.flow[:, feeds].sum(axis=1), state.flow_derivative[:, feeds].sum(axis=1)
+            pressure = places.pressure(state) * PASCAL_PER_MMHG
+            columns.append(np.stack([flow, flow * np.abs(flow), rate], axis=1))
+            drops.append(pressure[:, 0] - pressure[:, 1])
+        matrix, target = np.concatenate(columns), np.concatenate(drops)
+        size = np.sqrt((matrix**2).mean(axis=0))
+        found, _ = nnls(matrix / size, target)
+        return Element(*(float(value) for value in found / size))
+
+    def profile(self, states: Sequence[PortState], lesion: int) -> tuple[Array, Array]:
+        """Arc length [m] along a lesion's branch, and the part of its mean drop that lies before each place.
+
+        In the throat it is more than 1: there pressure has turned into speed, and comes back behind it.
+        """
+        own = self.anatomy.lesions[lesion]
+        ids = self.centerline.branches[own.branch].point_ids
+        ids = ids[np.isin(ids, self.between)]
+        arc = self.centerline.arc_length[ids] * METRES_PER_MM
+        inside = (arc >= own.start) & (arc <= self.recovered[lesion])
+        place = self.model.place(self.centerline.points[ids[inside]])
+        mean = np.mean([place.pressure(state).mean(axis=0) for state in states], axis=0)
+        drop = mean[0] - mean[-1]
+        if drop < LEAST_DROP_MMHG:
+            return arc[inside], np.linspace(0.0, 1.0, int(inside.sum()))
+        return arc[inside], (mean[0] - mean) / drop
+
+    def share(self, lesion: int, points: Array) -> Array:
+        """(n,) which part of a lesion's drop lies before each point: 0 before the lesion, 1 behind it."""
+        _, nearest = cKDTree(self.centerline.points[self.between]).query(points)
+        nearest = self.between[nearest]
+        branch, arc = self.centerline.branch[nearest], self.centerline.arc_length[nearest] * METRES_PER_MM
+        own = self.anatomy.lesions[lesion]
+        along, part = self.profiles[lesion]
+        share = np.where(branch == own.branch, np.interp(arc, along, part), 0.0)
+        for one in self.centerline.branches:
+            parent = one.parent
+            while parent is not None:
+                if parent == own.branch:
+                    share[branch == one.index] = 1.0
+                parent = self.centerline.branches[parent].parent
+        return np.asarray(share)
