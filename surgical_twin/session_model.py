@@ -37,9 +37,9 @@ class SessionSettings:
     model_correlation_s: float = 1.6
     """How long a model error stays the same: about two beats. It repeats with every beat, yet differs with the state
     and the place that it is made in, so it neither averages out within a beat nor stays for good."""
-    drop_uncertainty: float = 0.15
-    """Relative uncertainty of the pressure drop inside the lumen that no 3D run of this geometry shows: a wall known to
-    3 % of the radius changes a drop that goes with r^-4 by 12 %, and blood's viscosity is known to some 10 %."""
+    drop_uncertainty: float = 0.05
+    """Relative uncertainty of the pressure drop inside the lumen that one factor on the whole tree (the filter's
+    ``drop_factor``) does not take up: the wall is not wrong by the same everywhere."""
     shape_uncertainty: float = 0.05
     """How far the patient's inflow may be from the planned shape, as a share of the mean flow."""
     assimilate: bool = True

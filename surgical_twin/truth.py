@@ -3,7 +3,8 @@
 The truth differs from everything the plan knows: its resistances, compliances and inflow are drawn anew, its
 inflow has another shape, its mesh is finer, and its blood is shear thinning (Carreau–Yasuda) where the plan's is
 Newtonian. Where the real lumen is known, as of a phantom, it flows in that and not in what the plan made of the image.
-The run starts from the periodic state of the reduced model, which only spares it some beats; its last beat is the truth.
+The run starts from the periodic state of the reduced model, which only spares it some beats; its last beat is the
+truth.
 """
 
 import json

@@ -141,7 +141,7 @@ def _parameters(model: SessionModel, log_factors: Array) -> dict[str, Estimate]:
     outlets = model.port_names[1:]
     names = [f"resistance_factor.{outlet}" for outlet in outlets]
     names += [f"compliance_factor.{outlet}" for outlet in outlets]
-    names += ["inflow_factor"]
+    names += ["inflow_factor", "drop_factor"]
     logs = estimates(log_factors, np.zeros(log_factors.shape[1]))
     return {
         name: Estimate(math.exp(one.value), math.exp(one.lower), math.exp(one.upper))

@@ -65,6 +65,10 @@ class FlowState(Protocol):
     def inlet_pressure(self) -> Array:
         """(m,) Pa"""
 
+    @property
+    def drop_factor(self) -> Array:
+        """(m,) by how much the drop differs from the one trained on"""
+
 
 def flow_features(state: FlowState) -> Array:
     """(m, (4 + K) N) what the fields depend on."""
@@ -174,8 +178,8 @@ class FieldDecoder:
 
     def coefficients(self, state: FlowState) -> Array:
         """(m, K) Pa, the inlet pressure first: pressure at x = sum_k coefficients_k modes_k(x)."""
-        features = flow_features(state)
-        return np.concatenate([state.inlet_pressure[:, None], self.pressure_part.amplitudes(features)], axis=1)
+        amplitudes = self.pressure_part.amplitudes(flow_features(state)) * state.drop_factor[:, None]
+        return np.concatenate([state.inlet_pressure[:, None], amplitudes], axis=1)
 
     def display_modes(self, where: NDArray[Any]) -> Array32:
         """(n, K) modes at vertices (n,) of the mesh or at points (n, 3) in m; the first is the constant 1."""
@@ -226,6 +230,11 @@ class SnapshotStates:
     flow_derivative: Array
     lagged_flow: Array
     inlet_pressure: Array
+
+    @property
+    def drop_factor(self) -> Array:
+        """(ns,) ones: this is the flow trained on."""
+        return np.ones(len(self.flow))
 
     @classmethod
     def of(cls, run: FlowRun, time_constants: Array, skip: float) -> SnapshotStates:

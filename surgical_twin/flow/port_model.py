@@ -19,6 +19,9 @@ Governing equations::
     C_i dPc_i/dt = Q_i - (Pc_i - Pd_i) / Rd_i
     sum_i Q_i   = Q_in                                                 (conservation of volume)
 
+Each member of an ensemble may multiply the first line's resistance and the second line by a factor of its own, by which
+the patient's losses differ from those of the model (``drop_factor``).
+
 ``B`` (N, S) says which outlets a segment feeds: one segment per outlet, and one per shared branch. The
 ``kappa`` term is loss at an expansion (Young & Tsai, J. Biomech. 6, 1973), ``mu`` and ``nu`` are the part of
 junction losses and of Bernoulli's pressure recovery which grows with the total flow. ``R`` must be passive,
@@ -166,6 +169,7 @@ class PortModel:
         outlet_pressure = capacitor_pressure + parameters.proximal_resistance * flow
         drive = flow @ self.resistance.T + lost @ self.segments.T
         drive += (inflow * np.abs(inflow))[:, None] * self.recovery
+        drive *= parameters.drop[:, None]
         drive += outlet_pressure
         if lagged_flow is None:
             lagged_flow = np.repeat(flow[:, None], len(self.time_constants), axis=1)
@@ -180,6 +184,7 @@ class PortModel:
             flow_derivative=flow_derivative,
             inlet_pressure=drive @ reduced.share + rate * reduced.inertance,
             outlet_pressure=outlet_pressure,
+            drop_factor=parameters.drop,
         )
 
     def pressure_drop(self, flow: Array, flow_derivative: Array, lagged_flow: Array) -> Array:

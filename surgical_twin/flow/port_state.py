@@ -46,6 +46,14 @@ class PortParameters:
     distal_resistance: Array
     compliance: Array
     distal_pressure: Array
+    drop_factor: Array | None = None
+    """(members,) by how much the tree's own losses (friction and kinetic, not inertia) differ from the model's; 1 where
+    None"""
+
+    @property
+    def drop(self) -> Array:
+        """(members,) `drop_factor`, ones where there is none."""
+        return np.ones(self.members) if self.drop_factor is None else self.drop_factor
 
     def __post_init__(self) -> None:
         shape = self.proximal_resistance.shape
@@ -65,6 +73,9 @@ class PortParameters:
             if bad and name != "distal_pressure":
                 wanted = "positive" if name == "distal_resistance" else "zero or positive"
                 raise InputError(f"The Windkessels' {name} must be {wanted}; the lowest value is {lowest:g}.")
+        factor = self.drop
+        if factor.shape != (self.members,) or not (np.isfinite(factor) & (factor > 0.0)).all():
+            raise InputError(f"The drop factor must be positive and one for each of {self.members} members.")
 
     @property
     def members(self) -> int:
@@ -110,6 +121,8 @@ class PortState:
     """(members,)"""
     outlet_pressure: Array
     """(members, N)"""
+    drop_factor: Array
+    """(members,) of the parameters that it was made with"""
 
     @property
     def inflow(self) -> Array:

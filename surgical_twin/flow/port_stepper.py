@@ -83,12 +83,13 @@ class Stepper:
         for a in range(k):
             jacobian[:, :, a, :, a] += impedance[..., a]
         jacobian += np.einsum("st,ab->satb", _RADAU_INVERSE / self.time_step, reduced.mass)
+        self._factor = parameters.drop
         for stage in range(2):
-            jacobian[:, stage, :, stage, :] += reduced.linear
+            jacobian[:, stage, :, stage, :] += self._factor[:, None, None] * reduced.linear
         self._jacobian = jacobian
         inflow_part = (impedance[..., :k] * reduced.share[:k] - (z_last * reduced.share[k])[..., None]).copy()
-        inflow_part[:, 0, 0] += reduced.linear_inflow
-        inflow_part[:, 1, 1] += reduced.linear_inflow
+        inflow_part[:, 0, 0] += self._factor[:, None] * reduced.linear_inflow
+        inflow_part[:, 1, 1] += self._factor[:, None] * reduced.linear_inflow
         self._inflow_part = inflow_part
 
         # Memory at the stages: E lambda = Q + (tau/dt) A^-1 1 lambda0 where E = (tau/dt) A^-1 + 1.
@@ -139,17 +140,18 @@ class Stepper:
         before = state.flow[:, :k] - start[:, None] * reduced.share[:k]
         beds = self._bed_from_pressure * state.capacitor_pressure[:, None] + self._bed_constant
         size = np.abs(through)
+        weight = size * self._factor[:, None]
         right = before @ self._start_part.transpose(0, 2, 1)  # (2, m, k)
         right = right.transpose(1, 0, 2) - (beds[..., :k] - beds[..., k:])
         right -= self._inflow_part[:, :, 0] * through[:, :1, None]
         right -= self._inflow_part[:, :, 1] * through[:, 1:, None]
-        right -= (through * size)[..., None] * reduced.forcing
+        right -= (through * weight)[..., None] * reduced.forcing
         if len(model.memory):
             right += (state.lagged_flow.reshape(m, -1) @ self._memory_past).reshape(m, 2, k)
         fixed = self._jacobian.copy()
         if model.junction_loss.any():
-            fixed[:, 0, :, 0] += size[:, 0, None, None] * reduced.junction
-            fixed[:, 1, :, 1] += size[:, 1, None, None] * reduced.junction
+            fixed[:, 0, :, 0] += weight[:, 0, None, None] * reduced.junction
+            fixed[:, 1, :, 1] += weight[:, 1, None, None] * reduced.junction
 
         # Where the flows' derivatives lead: from there one iteration less is needed than from where they are. A step
         # that is long against the tree's time constants must not be led away by them.
@@ -164,7 +166,7 @@ class Stepper:
         per_size = None
         for _ in range(_NEWTON_LIMIT):
             q = affine + y @ reduced.segment_basis.T
-            slope = (2.0 * model.loss) * np.abs(q)
+            slope = (2.0 * model.loss) * np.abs(q) * self._factor[:, None, None]
             # kappa q|q| is linearized about q_old to kappa (2 |q_old| q - |q_old| q_old).
             known = right + (slope * (0.5 * q - affine)) @ reduced.segment_basis
             block = (slope @ reduced.outer).reshape(m, 2, k, k)

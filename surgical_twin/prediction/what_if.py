@@ -100,7 +100,9 @@ class Predictor:
         planned = case.manifest["flow"]
         log_factors = (ensemble or model.filter.initial(0, model.waveform.period)).log_factors
         parameters = model.filter.parameters(log_factors)
-        circulation = Circulation(model.reduced.ports, parameters, model.waveform, np.exp(log_factors[:, -1]))
+        circulation = Circulation(
+            model.reduced.ports, parameters, model.waveform, model.filter.inflow_factor(log_factors)
+        )
         anatomy = read_anatomy(case, planned["density_kg_m3"], planned["viscosity_pa_s"])
         if anatomy.outlets != model.reduced.ports.outlets:
             order = [anatomy.outlets.index(name) for name in model.reduced.ports.outlets]

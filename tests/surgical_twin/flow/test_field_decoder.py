@@ -36,6 +36,10 @@ class State:
     def lagged_flow(self):
         return np.zeros((len(self.flow), 0, self.flow.shape[1]))
 
+    @property
+    def drop_factor(self):
+        return np.ones(len(self.flow))
+
 
 def box(shape=(10, 6, 6)):
     """A box of cubes, each cut into six tetrahedra along its diagonal."""

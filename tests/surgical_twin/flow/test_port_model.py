@@ -1,6 +1,6 @@
 """The port model against a second implementation (scipy on the full equations) and closed forms."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -382,6 +382,28 @@ def test_an_ensemble_equals_its_members_one_by_one(n):
         single = simulate(model, alone, t, value * scales[i], rate * scales[i])
         np.testing.assert_allclose(together.flow[:, i], single.flow[:, 0], rtol=1e-9, atol=1e-16)
         np.testing.assert_allclose(together.inlet_pressure[:, i], single.inlet_pressure[:, 0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_a_factor_on_the_drop_is_a_tree_with_such_losses(n):
+    """The same tree with resistance and losses multiplied, inertance and memory left, gives the same flow."""
+    model, p = a_model(n), some_parameters(n)
+    t = np.linspace(0.0, 0.8, 161)
+    value, rate = inflow(t)
+    for factor in (0.7, 1.0, 1.4):
+        tighter = replace(
+            model,
+            resistance=factor * model.resistance,
+            loss=factor * model.loss,
+            junction_loss=factor * model.junction_loss,
+            recovery=factor * model.recovery,
+        )
+        made = simulate(model, replace(p, drop_factor=np.array([factor])), t, value, rate)
+        meant = simulate(tighter, p, t, value, rate)
+        np.testing.assert_allclose(made.flow, meant.flow, rtol=1e-7, atol=1e-13)
+        np.testing.assert_allclose(made.inlet_pressure, meant.inlet_pressure, rtol=1e-7)
+    with pytest.raises(InputError, match="drop factor"):
+        replace(p, drop_factor=np.array([0.0]))
 
 
 def test_steady_state_satisfies_the_steady_equations():
