@@ -66,6 +66,9 @@ THIN_ABOVE_NS = 50_000_000
 LARGEST_THINNING_NS = 400_000_000
 """Even then each stream has one observation used in this time."""
 
+LAGGING_STRIDE = 4
+"""It also integrates in steps so many times as long, which are still a fortieth of a beat."""
+
 GATE = 5.0
 """Innovations beyond this many expected standard deviations are not believed."""
 
@@ -179,7 +182,8 @@ class Session:
         step = time_ns // model_filter.step_ns
         if (step - state.ensemble.step) * model_filter.step_ns > LONGEST_STEP_NS:
             return replace(state, ensemble=replace(state.ensemble, step=step)).counting(gaps=1)
-        return replace(state, ensemble=model_filter.advance(state.ensemble, step, state.beat))
+        stride = LAGGING_STRIDE if state.lag_ns > THIN_ABOVE_NS else 1
+        return replace(state, ensemble=model_filter.advance(state.ensemble, step, state.beat, stride=stride))
 
     def _usable_time(self, state: SessionState, time_ns: int) -> bool:
         """Whether the ensemble runs and an observation of this time can still be used."""
