@@ -24,6 +24,7 @@ from surgical_twin.report import Figure, case_figures, latency_figures, procedur
 from surgical_twin.scoring import score
 
 DEMO_TETRAHEDRA = 36_000
+TRUTH_TETRAHEDRA = 72_000
 
 
 def run_demo(folder: Path, seed: int, console: Console) -> int:
@@ -109,7 +110,8 @@ def real_patient(phantom: Phantom, folder: Path) -> Path:
     """Write the phantom's real lumen and a procedure on it: the patient does not have the plan's errors of geometry."""
     write_image(phantom.truth_level_set, folder / "phantom_lumen.nrrd")
     procedure = folder / "procedure.toml"
-    write_atomically(procedure, '[truth]\nlevel_set = "phantom_lumen.nrrd"\n')
+    truth = f'[truth]\nlevel_set = "phantom_lumen.nrrd"\nmax_tetrahedra = {TRUTH_TETRAHEDRA}\n'
+    write_atomically(procedure, truth)
     return procedure
 
 
