@@ -451,7 +451,7 @@ def test_what_no_vessel_bed_has_is_refused():
         ("distal_pressure", np.nan, "finite"),
         ("distal_resistance", np.inf, "finite"),
     ]:
-        arrays = {k: getattr(good, k).copy() for k in good.__dataclass_fields__}
+        arrays = {k: None if v is None else v.copy() for k, v in vars(good).items()}
         arrays[name][0, 1] = value
         with pytest.raises(InputError, match=f"{name}.*{word}"):
             PortParameters(**arrays)
