@@ -14,12 +14,13 @@ from meshes.files import read_centerline, read_lumen_mesh
 from surgical_twin.axis import path_axis
 from surgical_twin.case import CENTERLINE, MESH, Case, write_atomically, write_table
 from surgical_twin.errors import InputError
+from surgical_twin.flow.conditions import PortCondition
 from surgical_twin.flow.domain import FlowDomain
 from surgical_twin.flow.energy import energy_gap
 from surgical_twin.flow.files import table_rows, write_series, write_wall
 from surgical_twin.flow.inflow import GivenFlow
 from surgical_twin.flow.linear_solvers import MPI
-from surgical_twin.flow.navier_stokes import FlowDiverged, PortCondition
+from surgical_twin.flow.navier_stokes import FlowDiverged
 from surgical_twin.flow.pressure_ratio import pressure_ratios
 from surgical_twin.flow.run import FlowRun, run_flow
 from surgical_twin.flow.sections import centerline_sections

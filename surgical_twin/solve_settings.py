@@ -8,9 +8,10 @@ import numpy as np
 
 from surgical_twin.errors import InputError
 from surgical_twin.flow.beds import CoronaryBed, GivenPressure, Resistance
+from surgical_twin.flow.conditions import PortCondition
 from surgical_twin.flow.domain import FlowDomain, FlowPort
 from surgical_twin.flow.inflow import GivenFlow
-from surgical_twin.flow.navier_stokes import MAX_CFL, PortCondition
+from surgical_twin.flow.navier_stokes import MAX_CFL
 from surgical_twin.flow.rheology import CarreauYasuda, Newtonian
 from surgical_twin.flow.tuning import Targets, murray_split
 from surgical_twin.flow.waveform import PeriodicWaveform

@@ -46,6 +46,10 @@ class ConstantMatrices:
     pressure_load: Array
     """(p,) (psi_i, 1)"""
 
+    def tested_gradient(self, pressure: Array) -> Array:
+        """(v, d) (grad p, phi_i) of a pressure (p,)."""
+        return np.column_stack([gradient @ pressure for gradient in self.gradient])
+
 
 def constant_matrices(domain: FlowDomain, space: LagrangeSpace) -> ConstantMatrices:
     """Assemble them with DOLFINx.

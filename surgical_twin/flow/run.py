@@ -1,6 +1,5 @@
 """One 3D flow run: from conditions to port histories and snapshots, with checkpoints."""
 
-import hashlib
 import json
 import logging
 import time as clock
@@ -14,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surgical_twin.errors import InputError
+from surgical_twin.flow.checkpoint import fingerprint, keep, resume, save_arrays
+from surgical_twin.flow.conditions import PortCondition
 from surgical_twin.flow.domain import FlowDomain
 from surgical_twin.flow.energy import EnergyMeter
 from surgical_twin.flow.inflow import GivenFlow
 from surgical_twin.flow.linear_solvers import MPI
-from surgical_twin.flow.navier_stokes import MAX_CFL, FlowDiverged, NavierStokes, PortCondition, save_state
+from surgical_twin.flow.navier_stokes import MAX_CFL, FlowDiverged, NavierStokes
 from surgical_twin.flow.periodicity import beat_change
 from surgical_twin.flow.rheology import CarreauYasuda, Newtonian
 from surgical_twin.flow.wall_shear import WallShear
@@ -68,7 +69,7 @@ class FlowRun:
     def save(self, path: Path) -> None:
         """Write one .npz under a temporary name and rename it."""
         beds = {name: asdict(bed) for name, bed in self.windkessels.items()}
-        save_state(
+        save_arrays(
             path,
             {
                 "format": np.array(_FORMAT),
@@ -194,10 +195,10 @@ def run_flow(
     numbers = _sanity(solver)
     log.info("flow run of %d steps: %s", steps, numbers)
     recorder = _Recorder(solver, wall_shear, energy, period if last_beat_only else None)
-    fingerprint = _fingerprint(solver, snapshot_every, steps)
+    mark = fingerprint(solver, snapshot_every, steps)
     writes = comm is None or comm.rank == 0
     if checkpoint is not None and checkpoint.is_file():
-        _resume(solver, recorder.history, checkpoint, fingerprint)
+        resume(solver, recorder.history, checkpoint, mark)
     else:
         recorder.take(snapshot=True)
     change = np.inf
@@ -216,12 +217,12 @@ def run_flow(
                 if change <= periodic_within:
                     break
             if checkpoint is not None and writes and solver.steps % CHECKPOINT_STEPS == 0 and solver.steps < steps:
-                _keep(solver, recorder.history, checkpoint, fingerprint)
+                keep(solver, recorder.history, checkpoint, mark)
     except FlowDiverged as error:
         if checkpoint is None:
             raise
         if writes:
-            _keep(solver, recorder.history, checkpoint, fingerprint)
+            keep(solver, recorder.history, checkpoint, mark)
         raise FlowDiverged(f"{error} The last good state, of {solver.time:.4f} s, is in {checkpoint}.") from error
     spent = clock.perf_counter() - begin
     if checkpoint is not None and writes:
@@ -318,51 +319,3 @@ class _Recorder:
         """All of one quantity so far."""
         values = self.history[name]
         return np.array(values) if values else self._empty[name]
-
-
-def _fingerprint(solver: NavierStokes, snapshot_every: int, steps: int) -> str:
-    """What a checkpoint must agree in with the run that goes on from it."""
-    domain = solver.domain
-    digest = hashlib.sha256()
-    for array in (domain.points, domain.tetrahedra, domain.triangles, domain.triangle_tags):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    times = np.linspace(0.0, solver.period, 17)
-    described: list[Any] = [solver.time_step, solver.density, solver.rheology, solver.space.order, steps]
-    described += [solver.max_cfl_allowed, snapshot_every]
-    for name, condition in solver.conditions.items():
-        if isinstance(condition, GivenFlow):
-            described += [name, condition.profile, [condition.waveform.value(time) for time in times]]
-    for circuit in solver.beds.circuits:
-        described += [circuit.rates.tolist(), circuit.charge.tolist(), circuit.resistance]
-        described += [[circuit.offset(time), circuit.source(time).tolist()] for time in times]
-    digest.update(repr(described).encode())
-    return digest.hexdigest()
-
-
-def _keep(solver: NavierStokes, history: dict[str, list[Array]], checkpoint: Path, fingerprint: str) -> None:
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    stacked = {f"history_{name}": np.array(values) for name, values in history.items()}
-    save_state(checkpoint, {**solver.state(), **stacked, "fingerprint": np.array(fingerprint)})
-
-
-def _resume(solver: NavierStokes, history: dict[str, list[Array]], checkpoint: Path, fingerprint: str) -> None:
-    """Go on from a checkpoint.
-
-    Raises:
-        InputError: it cannot be read, or is of another mesh or other conditions.
-    """
-    try:
-        with np.load(checkpoint, allow_pickle=False) as data:
-            if str(data["fingerprint"]) != fingerprint:
-                raise InputError(
-                    f"{checkpoint} is of a run on another mesh or with other conditions; delete it and run again."
-                )
-            kept = ("history_", "fingerprint")
-            solver.restore({name: data[name] for name in data.files if not name.startswith(kept)})
-            for name in history:
-                history[name] = list(data[f"history_{name}"])
-    except InputError:
-        raise
-    except (OSError, KeyError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{checkpoint} cannot be resumed from ({error}); delete it and run again.") from error
-    log.info("resumed at step %d", solver.steps)
