@@ -203,8 +203,9 @@ def import_files(
     ] = None,
 ) -> None:
     """Make a recording of other programs' files; it replays like any other."""
+    from streams.column_map import read_map
     from streams.import_plus import plus_arrivals, read_plus
-    from streams.import_table import read_map, table_arrivals
+    from streams.import_table import table_arrivals
     from streams.import_wfdb import wfdb_arrivals
     from streams.importing import Findings, write_recording
 
