@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.messages import FiducialTouch, FlowSample, Heartbeat, Message, PressureSamples, ToolPose, Trigger
+from streams.rotations import quaternion_of, rotation_about
 from streams.transducer import Transducer
 
 Array = NDArray[np.float64]
@@ -73,7 +74,7 @@ class TrackerDevice:
             position, quaternion, valid = (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0), False
             if truth is not None:
                 noisy = truth[:3, 3] + self.generator.normal(size=3) * self.position_noise
-                turned = truth[:3, :3] @ _rotation(self.generator.normal(size=3) * self.rotation_noise)
+                turned = truth[:3, :3] @ rotation_about(self.generator.normal(size=3) * self.rotation_noise)
                 position, valid = (float(noisy[0]), float(noisy[1]), float(noisy[2])), True
                 quaternion = quaternion_of(turned)
             message = ToolPose(
@@ -253,30 +254,3 @@ class HeartbeatDevice:
                     streams=self.streams,
                 ),
             )
-
-
-def _rotation(vector: Array) -> Array:
-    """(3, 3) rotation about a vector by its length (Rodrigues)."""
-    angle = float(np.linalg.norm(vector))
-    if angle == 0.0:
-        return np.eye(3)
-    x, y, z = vector / angle
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    rotation: Array = np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
-    return rotation
-
-
-def quaternion_of(rotation: Array) -> tuple[float, float, float, float]:
-    """The w, x, y, z of a (3, 3) rotation: the dominant eigenvector of the symmetric matrix of Bar-Itzhack (2000)."""
-    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation
-    matrix = np.array(
-        [
-            [xx - yy - zz, xy + yx, xz + zx, zy - yz],
-            [xy + yx, yy - xx - zz, yz + zy, xz - zx],
-            [xz + zx, yz + zy, zz - xx - yy, yx - xy],
-            [zy - yz, xz - zx, yx - xy, xx + yy + zz],
-        ]
-    )
-    x, y, z, w = np.linalg.eigh(matrix)[1][:, -1]
-    sign = 1.0 if w >= 0 else -1.0
-    return float(sign * w), float(sign * x), float(sign * y), float(sign * z)

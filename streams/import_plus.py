@@ -16,16 +16,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.devices import quaternion_of
 from streams.errors import InputError
 from streams.importing import EPOCH_NS, Arrival, Findings
 from streams.messages import BYTES_PER_PIXEL, MAX_IMAGE_SIDE, ImageFrame, Note, ToolPose
+from streams.rotations import nearest_rotation, quaternion_of
 
 MOST_HEADER_BYTES = 500_000_000
 MOST_FRAMES = 1_000_000
-
-NOT_A_ROTATION = 0.02
-"""A rotation part farther than this from the nearest rotation is none."""
 
 _FRAME_FIELD = re.compile(r"^Seq_Frame(\d+)_(\w+)$")
 _TRANSFORM = re.compile(r"^([A-Za-z0-9]+?)To([A-Z][A-Za-z0-9]*)Transform$")
@@ -217,9 +214,8 @@ def _pose(
         return "a transform with numbers that are not finite"
     if not matrix[:3, :3].any():
         return "a transform of zeros"
-    u, _, vt = np.linalg.svd(matrix[:3, :3])
-    rotation = u @ vt
-    if np.linalg.det(rotation) < 0 or np.abs(matrix[:3, :3] - rotation).max() > NOT_A_ROTATION:
+    rotation = nearest_rotation(matrix[:3, :3])
+    if rotation is None:
         return "a transform that is no rotation"
     position = matrix[:3, 3] + (rotation @ np.array(tip) if tip is not None else 0.0)
     return (float(position[0]), float(position[1]), float(position[2])), quaternion_of(rotation)

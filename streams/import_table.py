@@ -1,29 +1,4 @@
-"""Reads tables (CSV files, or NumPy's .npz with one array per column) by a column map, a TOML file.
-
-    [table]
-    skip_lines = 0                # lines before the one with the columns' names
-    # columns = ["t", "p"]        # their names, where the file has no such line
-    # begin = "2021-02-02"        # the day that times of day belong to
-
-    [time]                        # of all series that have no time of their own
-    column = "timestamp"          # or columns = ["Hour", "Minutes", "Seconds", "ms"], added up
-    unit = "s"                    # s, ms, us, ns, h, min; one for each column; or clock for 12:12:15.591
-
-    [[pressure]]                  # also [[waveform]]
-    column = "p"
-    unit = "mmHg"
-    # stream, sensor, tool, rate = "200 Hz", missing = [0], time = { column = ..., unit = ... }
-
-    [[pose]]
-    tool = "a"
-    position = ["x", "y", "z"]
-    quaternion = ["qw", "qx", "qy", "qz"]
-    unit = "mm"
-
-    [[flow]]                      # port, column, unit, deviation
-    [[vital]]                     # column, quantity, unit, device
-    [[note]]                      # column: text
-    [[trigger]]                   # column: the times themselves; kind
+"""Reads tables, CSV files or NumPy's .npz with one array per column, by a column map (`streams.column_map`).
 
 A cell that is empty or no number, and a value listed under `missing`, is left out and counted; a pose of zeros, or
 whose quaternion is none, is sent as not valid.
@@ -32,154 +7,26 @@ whose quaternion is none, is sent as not valid.
 import csv
 import math
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.column_map import ColumnMap, FlowMap, NoteMap, PoseMap, SamplesMap, TableMap, TimeMap, TriggerMap, VitalMap
 from streams.errors import InputError
 from streams.importing import EPOCH_NS, Arrival, Batcher, Findings
-from streams.messages import (
-    MAX_TEXT,
-    QUATERNION_TOLERANCE,
-    FlowSample,
-    Note,
-    PressureSamples,
-    ToolPose,
-    Trigger,
-    VitalSign,
-    WaveformSamples,
-)
+from streams.messages import MAX_TEXT, QUATERNION_TOLERANCE, FlowSample, Note, ToolPose, Trigger, VitalSign
+from streams.rotations import NOT_A_ROTATION
+from streams.translating import samples_message, slug
 
 Array = NDArray[np.float64]
 
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0}
 _CLOCK = re.compile(r"^\s*(\d{1,3}):(\d{1,2}):(\d{1,2}(?:\.\d+)?)\s*$")
-ROUNDED_QUATERNION = 0.02
-"""A quaternion this close to norm 1 was only rounded; it is normalized."""
-
-
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of the map's parts: a name that is not known is an error."""
-
-
-class TimeMap(_Strict, frozen=True, kw_only=True):
-    """Where the time is."""
-
-    column: str | None = None
-    columns: tuple[str, ...] = ()
-    unit: str | tuple[str, ...] = "s"
-
-
-class TableMap(_Strict, frozen=True, kw_only=True):
-    """How the file is laid out."""
-
-    skip_lines: int = 0
-    columns: tuple[str, ...] = ()
-    delimiter: str = ","
-    begin: str | None = None
-
-
-class SamplesMap(_Strict, frozen=True, kw_only=True):
-    """A pressure or another waveform."""
-
-    column: str
-    unit: str = ""
-    stream: str | None = None
-    sensor: str | None = None
-    quantity: str | None = None
-    tool: str | None = None
-    rate: str | None = None
-    missing: tuple[float, ...] = ()
-    time: TimeMap | None = None
-
-
-class PoseMap(_Strict, frozen=True, kw_only=True):
-    """A tool's pose."""
-
-    tool: str
-    position: tuple[str, str, str]
-    quaternion: tuple[str, str, str, str]
-    unit: str = "mm"
-    stream: str | None = None
-    time: TimeMap | None = None
-
-
-class FlowMap(_Strict, frozen=True, kw_only=True):
-    """A flow through a port."""
-
-    column: str
-    port: str
-    unit: str = "mL/s"
-    deviation: float = 0.0
-    stream: str | None = None
-    sensor: str | None = None
-    missing: tuple[float, ...] = ()
-    time: TimeMap | None = None
-
-
-class VitalMap(_Strict, frozen=True, kw_only=True):
-    """A number from a monitor."""
-
-    column: str
-    quantity: str | None = None
-    unit: str = ""
-    device: str = "monitor"
-    stream: str | None = None
-    missing: tuple[float, ...] = ()
-    time: TimeMap | None = None
-
-
-class NoteMap(_Strict, frozen=True, kw_only=True):
-    """Text."""
-
-    column: str
-    stream: str | None = None
-    time: TimeMap | None = None
-
-
-class TriggerMap(_Strict, frozen=True, kw_only=True):
-    """Instants: a row with a time is one."""
-
-    kind: str = "r_wave"
-    stream: str | None = None
-    time: TimeMap | None = None
-
-
-class ColumnMap(_Strict, frozen=True, kw_only=True):
-    """The whole map."""
-
-    table: TableMap = TableMap()
-    time: TimeMap | None = None
-    pressure: tuple[SamplesMap, ...] = ()
-    waveform: tuple[SamplesMap, ...] = ()
-    pose: tuple[PoseMap, ...] = ()
-    flow: tuple[FlowMap, ...] = ()
-    vital: tuple[VitalMap, ...] = ()
-    note: tuple[NoteMap, ...] = ()
-    trigger: tuple[TriggerMap, ...] = ()
-
-
-def read_map(path: Path) -> ColumnMap:
-    """Read a column map.
-
-    Raises:
-        InputError: it cannot be read, or names something that is not known.
-    """
-    try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), ColumnMap)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no valid TOML: {error}; mend that line.") from error
-    except msgspec.ValidationError as error:
-        raise InputError(f"{path} has a setting that cannot be used: {error}.") from error
 
 
 @dataclass(frozen=True)
@@ -353,28 +200,19 @@ class _Reader:
                 continue
             begin, values = done
             received = max(received, begin + round(period_ns * (len(values) - 1)))
-            stream = entry.stream or f"{'pressure' if pressure else 'waveform'}/{_slug(name)}"
-            if pressure:
-                message: PressureSamples | WaveformSamples = PressureSamples(
-                    stream=stream,
-                    sequence=number,
-                    source_time_ns=begin,
-                    sensor=name,
-                    tool=entry.tool,
-                    sample_period_ns=round(period_ns),
-                    values_mmhg=values,
-                )
-            else:
-                message = WaveformSamples(
-                    stream=stream,
-                    sequence=number,
-                    source_time_ns=begin,
-                    sensor=name,
-                    quantity=entry.quantity or entry.column,
-                    unit=entry.unit,
-                    sample_period_ns=round(period_ns),
-                    values=values,
-                )
+            stream = entry.stream or f"{'pressure' if pressure else 'waveform'}/{slug(name).lower()}"
+            message = samples_message(
+                stream=stream,
+                sequence=number,
+                source_time_ns=begin,
+                sensor=name,
+                period_ns=round(period_ns),
+                values=values,
+                pressure=pressure,
+                tool=entry.tool,
+                quantity=entry.quantity or entry.column,
+                unit=entry.unit,
+            )
             yield Arrival(received, message)
             number += 1
 
@@ -387,13 +225,13 @@ class _Reader:
         norm = np.linalg.norm(turn, axis=1)
         zero = (np.abs(place).max(axis=1) == 0) & (norm == 0)
         broken = ~(np.isfinite(place).all(axis=1) & np.isfinite(turn).all(axis=1))
-        wrong = ~zero & ~broken & (np.abs(norm - 1) > ROUNDED_QUATERNION)
+        wrong = ~zero & ~broken & (np.abs(norm - 1) > NOT_A_ROTATION)
         for count, what in ((zero, "all zeros"), (broken, "no numbers"), (wrong, "without a quaternion of norm 1")):
             if count[usable].any():
                 self.findings.counts[f"poses of {entry.tool} are {what}, and sent as not valid"] += int(
                     count[usable].sum()
                 )
-        stream = entry.stream or f"tracker/{_slug(entry.tool)}"
+        stream = entry.stream or f"tracker/{slug(entry.tool).lower()}"
         received = 0
         for number, index in enumerate(np.flatnonzero(usable)):
             valid = not (zero[index] or broken[index] or wrong[index])
@@ -419,7 +257,7 @@ class _Reader:
     def flows(self, entry: FlowMap) -> Iterator[Arrival]:
         """A flow."""
         factor, received = _factor(entry.unit, "mL/s", entry.column), 0
-        stream, sensor = entry.stream or f"flow/{_slug(entry.column)}", entry.sensor or entry.column
+        stream, sensor = entry.stream or f"flow/{slug(entry.column).lower()}", entry.sensor or entry.column
         for number, (time_ns, value) in enumerate(self.values(entry.column, factor, entry.missing, entry.time)):
             received = max(received, time_ns)
             yield Arrival(
@@ -437,7 +275,7 @@ class _Reader:
 
     def vitals(self, entry: VitalMap) -> Iterator[Arrival]:
         """Numbers from a monitor."""
-        stream, received = entry.stream or f"vital/{_slug(entry.column)}", 0
+        stream, received = entry.stream or f"vital/{slug(entry.column).lower()}", 0
         for number, (time_ns, value) in enumerate(self.values(entry.column, 1.0, entry.missing, entry.time)):
             received = max(received, time_ns)
             yield Arrival(
@@ -456,7 +294,7 @@ class _Reader:
     def notes(self, entry: NoteMap) -> Iterator[Arrival]:
         """Texts."""
         nanoseconds, usable = self.times(entry.time)
-        stream, received = entry.stream or f"note/{_slug(entry.column)}", 0
+        stream, received = entry.stream or f"note/{slug(entry.column).lower()}", 0
         texts = self.table[entry.column]
         for number, index in enumerate(np.flatnonzero(usable)):
             received = max(received, int(nanoseconds[index]))
@@ -480,16 +318,12 @@ class _Reader:
             yield Arrival(
                 received,
                 Trigger(
-                    stream=entry.stream or f"trigger/{_slug(entry.kind)}",
+                    stream=entry.stream or f"trigger/{slug(entry.kind).lower()}",
                     sequence=number,
                     source_time_ns=int(time_ns),
                     kind=entry.kind,
                 ),
             )
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_").lower() or "column"
 
 
 def table_arrivals(path: Path, mapping: ColumnMap, findings: Findings) -> list[Iterator[Arrival]]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from streams.errors import InputError
 from streams.importing import BATCH, EPOCH_NS, Arrival, Findings
-from streams.messages import PressureSamples, WaveformSamples
+from streams.translating import samples_message, slug
 
 DEFAULT_GAIN = 200.0
 DEFAULT_RATE = 250.0
@@ -236,10 +236,6 @@ def read_signals(record: Record, findings: Findings) -> dict[str, tuple[Signal, 
     return found
 
 
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_").lower() or "signal"
-
-
 def wfdb_arrivals(path: Path, findings: Findings) -> list[Iterator[Arrival]]:
     """The messages of a record, one iterator for each signal: pressures by their unit, all others as waveforms.
 
@@ -282,37 +278,16 @@ def _signal_arrivals(name: str, parts: list[tuple[int, float, Signal, NDArray[np
             for first in range(0, len(run), BATCH):
                 batch = run[first : first + BATCH]
                 time_ns = begin_ns + round(batch[0] * period_ns)
-                yield _samples(name, signal, number, period_ns, time_ns, tuple(values[batch].tolist()))
+                pressure = signal.unit.lower() == "mmhg"
+                message = samples_message(
+                    stream=f"{'pressure' if pressure else 'waveform'}/{slug(name).lower()}",
+                    sequence=number,
+                    source_time_ns=time_ns,
+                    sensor=name,
+                    period_ns=round(period_ns),
+                    values=tuple(values[batch].tolist()),
+                    pressure=pressure,
+                    unit=signal.unit,
+                )
+                yield Arrival(time_ns + round(period_ns * (len(batch) - 1)), message)
                 number += 1
-
-
-def _samples(
-    name: str, signal: Signal, number: int, period_ns: float, time_ns: int, values: tuple[float, ...]
-) -> Arrival:
-    received = time_ns + round(period_ns * (len(values) - 1))
-    if signal.unit.lower() == "mmhg":
-        return Arrival(
-            received,
-            PressureSamples(
-                stream=f"pressure/{_slug(name)}",
-                sequence=number,
-                source_time_ns=time_ns,
-                sensor=name,
-                tool=None,
-                sample_period_ns=round(period_ns),
-                values_mmhg=values,
-            ),
-        )
-    return Arrival(
-        received,
-        WaveformSamples(
-            stream=f"waveform/{_slug(name)}",
-            sequence=number,
-            source_time_ns=time_ns,
-            sensor=name,
-            quantity=name,
-            unit=signal.unit,
-            sample_period_ns=round(period_ns),
-            values=values,
-        ),
-    )

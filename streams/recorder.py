@@ -226,15 +226,7 @@ class Recorder:
     """
 
     def __init__(self, path: Path, *, metadata: Mapping[str, str]) -> None:
-        """Begin a recording.
-
-        Args:
-            path: a new file.
-            metadata: what the session ran on: software, case, its hash.
-
-        Raises:
-            InputError: the file exists or cannot be made.
-        """
+        """Begin a recording, as `RecordingWriter` does."""
         self.failure: str | None = None
         self.left_out = 0
         self._writer = RecordingWriter(path, metadata=metadata)

@@ -38,6 +38,9 @@ DOMAIN_ROLES: dict[str, tuple[str, ...]] = {
 }
 """Any one of these roles opens a socket."""
 
+SIMULATOR, BRIDGE, VIEWER = "simulator", "bridge", "viewer"
+"""The project's own clients, by the names under which they look for their keys."""
+
 
 def allowed_types(roles: tuple[str, ...]) -> frozenset[type]:
     """Everything that a client with some roles may publish."""

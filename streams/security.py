@@ -19,7 +19,8 @@ from pathlib import Path
 import zmq
 from zmq.utils import z85
 
-from streams.keys import TWIN, AllowList, KeyPair, load_pair, load_public, read_allow_list
+from streams.errors import InputError
+from streams.keys import KEY_LENGTH, TWIN, AllowList, Client, KeyPair, load_pair, load_public, read_allow_list
 from streams.roles import DOMAIN_ROLES
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,17 @@ class ServerSecurity:
         """The context that the socket has to be made in."""
         return self.gatekeeper.context
 
+    def admit(self, name: str, roles: tuple[str, ...]) -> "ClientSecurity":
+        """Let in one more client, with a new key that is never written down and ends with this process.
+
+        Args:
+            name: what it is called in logs; ``(own)`` is put behind it, which no client of a list can have in its name.
+            roles: what it may do.
+        """
+        public, secret = zmq.curve_keypair()
+        self.gatekeeper.allowed.clients[public] = Client(f"{name} (own)", public.decode("ascii"), roles)
+        return ClientSecurity(KeyPair(public, secret), self.keys.public)
+
     def close(self) -> None:
         """End the gatekeeper; sockets have to be closed before."""
         self.gatekeeper.close()
@@ -79,6 +91,22 @@ class ClientSecurity:
 
     keys: KeyPair
     server_public: bytes
+
+    def as_text(self) -> str:
+        """For handing it to a process of one's own; whoever reads it can be this client."""
+        return b" ".join((self.keys.public, self.keys.secret, self.server_public)).decode("ascii")
+
+    @classmethod
+    def from_text(cls, text: str) -> "ClientSecurity":
+        """What `as_text` gave.
+
+        Raises:
+            InputError: it did not.
+        """
+        parts = text.encode("ascii", "replace").split(b" ")
+        if len(parts) != 3 or any(len(part) != KEY_LENGTH for part in parts):
+            raise InputError("The key that was handed to this process is none; start it with --keys instead.")
+        return cls(KeyPair(parts[0], parts[1]), parts[2])
 
     def secure(self, socket: zmq.Socket[bytes]) -> None:
         """Make a socket a CURVE client, before it connects."""

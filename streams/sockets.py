@@ -176,12 +176,28 @@ def attach(socket: "zmq.Socket[bytes]", endpoint: str, *, bind: bool, monitor: "
         raise InputError(f"{endpoint} cannot be used ({error}); choose another address.") from error
 
 
-class Publisher:
-    """Publishes messages as they are; each carries its own stream and number.
+class _Monitored:
+    """A socket with the watch over its connections.
 
     Attributes:
         monitor: what became of its connections.
     """
+
+    def __init__(self, socket: "zmq.Socket[bytes]", endpoint: str, *, bind: bool) -> None:
+        self._socket = socket
+        self.monitor = Monitor(socket)
+        attach(socket, endpoint, bind=bind, monitor=self.monitor)
+
+    def refused(self) -> str | None:
+        """Why the other side does not let this one in, or None."""
+        self.monitor.look()
+        if self.monitor.refused and not self.monitor.connected:
+            return self.monitor.reasons.most_common(1)[0][0]
+        return None
+
+
+class Publisher(_Monitored):
+    """Publishes messages as they are; each carries its own stream and number."""
 
     def __init__(
         self,
@@ -209,14 +225,13 @@ class Publisher:
             InputError: the endpoint is none, is in use, or is beyond this machine and not asked for as ``insecure``.
         """
         kind = zmq.XPUB if keep_last else zmq.PUB
-        self._socket = open_socket(kind, endpoint, insecure=insecure, security=security, domain=domain)
-        self._socket.setsockopt(zmq.SNDHWM, most_waiting)
+        opened = open_socket(kind, endpoint, insecure=insecure, security=security, domain=domain)
+        opened.setsockopt(zmq.SNDHWM, most_waiting)
         if keep_last:
-            self._socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+            opened.setsockopt(zmq.XPUB_VERBOSE, 1)
         self._keep_last = keep_last
         self._last: bytes | None = None
-        self.monitor = Monitor(self._socket)
-        attach(self._socket, endpoint, bind=bind, monitor=self.monitor)
+        super().__init__(opened, endpoint, bind=bind)
 
     def send(self, message: Message) -> bytes:
         """Publish a message; returns its frame."""
@@ -239,13 +254,6 @@ class Publisher:
             self._socket.send(self._last, flags=zmq.NOBLOCK)
         return greeted
 
-    def refused(self) -> str | None:
-        """Why the other side does not let this one in, or None."""
-        self.monitor.look()
-        if self.monitor.refused and not self.monitor.connected:
-            return self.monitor.reasons.most_common(1)[0][0]
-        return None
-
     def close(self) -> None:
         """Close, after handing over what is queued (at most 0.5 s)."""
         self.monitor.close()
@@ -261,12 +269,8 @@ class Frame(NamedTuple):
     """the client's name by its key; None without keys"""
 
 
-class Subscriber:
-    """Receives frames of all streams or of some.
-
-    Attributes:
-        monitor: what became of its connections.
-    """
+class Subscriber(_Monitored):
+    """Receives frames of all streams or of some."""
 
     def __init__(
         self,
@@ -283,12 +287,11 @@ class Subscriber:
         Raises:
             InputError: as `Publisher`.
         """
-        self._socket = open_socket(zmq.SUB, endpoint, insecure=insecure, security=security, domain=domain)
+        opened = open_socket(zmq.SUB, endpoint, insecure=insecure, security=security, domain=domain)
         self._named = isinstance(security, ServerSecurity)
         for name in topics:
-            self._socket.setsockopt(zmq.SUBSCRIBE, name.encode("ascii"))
-        self.monitor = Monitor(self._socket)
-        attach(self._socket, endpoint, bind=bind, monitor=self.monitor)
+            opened.setsockopt(zmq.SUBSCRIBE, name.encode("ascii"))
+        super().__init__(opened, endpoint, bind=bind)
 
     def receive(self, timeout_ms: int = 0) -> list[tuple[int, bytes]]:
         """All frames that are there, each with its time of arrival [ns]; waits for the first at most ``timeout_ms``.
@@ -327,13 +330,6 @@ class Subscriber:
             if len(data) < MAX_FRAME_BYTES:
                 data += b"\0\0" + part_data
         return data, sender
-
-    def refused(self) -> str | None:
-        """Why the other side does not let this one in, or None."""
-        self.monitor.look()
-        if self.monitor.refused and not self.monitor.connected:
-            return self.monitor.reasons.most_common(1)[0][0]
-        return None
 
     def close(self) -> None:
         """Close at once."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.rotations import rotation_about
+
 Array = NDArray[np.float64]
 Pose = Callable[[float], Array | None]
 
@@ -76,18 +78,7 @@ def with_errors(pose: Pose, errors: TrackerErrors, generator: np.random.Generato
         bent = truth.copy()
         bent[:3, 3] = position + place.at(position) + direction * errors.drift_mm_per_min * time_s / 60.0
         if errors.distortion_deg:
-            bent[:3, :3] = _rotation(turn.at(position)) @ truth[:3, :3]
+            bent[:3, :3] = rotation_about(turn.at(position)) @ truth[:3, :3]
         return bent
 
     return reported
-
-
-def _rotation(vector: Array) -> Array:
-    """(3, 3) rotation about a vector by its length."""
-    angle = float(np.linalg.norm(vector))
-    if angle == 0.0:
-        return np.eye(3)
-    x, y, z = vector / angle
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    rotation: Array = np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
-    return rotation

@@ -1,5 +1,7 @@
 """What is shown of a case and of a running twin; the viewer does the drawing."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyvista as pv
 
+from streams.roles import WATCH
+from streams.security import ClientSecurity, ServerSecurity
 from surgical_twin.assimilation.beat import Beat
 from surgical_twin.case import ANATOMY, SURFACE, Case
 from surgical_twin.session_model import SessionModel
@@ -19,6 +23,9 @@ from viewer.web import serve
 from viewer.window import run_window
 
 PRIOR_SEED = 0
+
+DISPLAY_KEY = "SURGICAL_TWIN_DISPLAY_KEY"
+"""Variable of the environment that hands a key to the display."""
 
 
 def planned_state(model: SessionModel) -> SessionState:
@@ -72,22 +79,43 @@ def export_png(case: Case, path: Path) -> None:
         scene.close()
 
 
-def start_display(case: Path, states: str, *, window: bool, web: bool) -> subprocess.Popen[bytes] | None:
-    """Start the display in a process of its own, so that drawing never delays the session."""
+def start_display(
+    case: Path, states: str, *, window: bool, web: bool, security: ServerSecurity | None = None
+) -> subprocess.Popen[bytes] | None:
+    """Start the display in a process of its own, so that drawing never delays the session.
+
+    With keys it gets one of its own that may only watch and ends with this process. The key goes through the
+    environment, which only this user may read, and never through the command line, which everyone may.
+    """
     if not (window or web):
         return None
-    command = [sys.executable, "-m", "surgical_twin", "view", str(case), "--states", states]
-    return subprocess.Popen([*command, "--web"] if web else command)
+    # What listens on all addresses is reached on this machine's own.
+    near = re.sub(r"^tcp://(\*|0\.0\.0\.0):", "tcp://127.0.0.1:", states)
+    command = [sys.executable, "-m", "surgical_twin", "view", str(case), "--states", near]
+    environment = dict(os.environ)
+    if security is not None:
+        environment[DISPLAY_KEY] = security.admit("display", (WATCH,)).as_text()
+    return subprocess.Popen([*command, "--web"] if web else command, env=environment)
 
 
-def run_display(case: Case, states: str, *, web: bool, port: int) -> None:
+def handed_security() -> ClientSecurity | None:
+    """The key that `start_display` gave to this process, or None; it is taken out of the environment.
+
+    Raises:
+        InputError: it is none.
+    """
+    text = os.environ.pop(DISPLAY_KEY, None)
+    return None if text is None else ClientSecurity.from_text(text)
+
+
+def run_display(case: Case, states: str, *, web: bool, port: int, security: ClientSecurity | None = None) -> None:
     """Show a running twin until the window is closed or the page's server is interrupted.
 
     Raises:
         InputError: the case has nothing to show, there is no display, or the port is in use.
     """
     case.require(SURFACE)
-    with StateListener(states) as listener:
+    with StateListener(states, security=security) as listener:
         scene = Scene.from_case(case.folder, off_screen=web)
         try:
             if web:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyvista as pv
 
-from streams.igtl_bridge import Surface
+from streams.igtl_outward import Surface
 from surgical_twin.case import SURFACE, Case
 from surgical_twin.errors import InputError
 

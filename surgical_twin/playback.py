@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from streams.devices import merge
 from streams.messages import ENDED, Heartbeat, ProcedureEnd, TwinState
 from streams.playback import play
+from streams.roles import SIMULATOR
 from streams.security import ClientSecurity
 from streams.sockets import Publisher, Subscriber
 from streams.wire import unpack
 from surgical_twin.errors import InputError
 from surgical_twin.simulate import SimulatedProcedure
-
-SIMULATOR = "simulator"
-"""The name of the simulator as a client with a key."""
 
 ANNOUNCE_STREAM = "simulator/heartbeat"
 ANNOUNCE_S = 0.1

@@ -7,6 +7,7 @@ from types import TracebackType
 
 from streams.errors import MalformedMessage
 from streams.messages import TwinState
+from streams.security import ClientSecurity
 from streams.sockets import Subscriber
 from streams.wire import unpack
 
@@ -23,10 +24,11 @@ class StateListener:
 
     Args:
         endpoint: where the twin publishes its states.
+        security: keys, where the twin wants them.
     """
 
-    def __init__(self, endpoint: str = DEFAULT_ENDPOINT) -> None:
-        self._subscriber = Subscriber(endpoint, bind=False, topics=("twin",))
+    def __init__(self, endpoint: str = DEFAULT_ENDPOINT, *, security: ClientSecurity | None = None) -> None:
+        self._subscriber = Subscriber(endpoint, bind=False, topics=("twin",), security=security)
         self.skipped = 0
 
     def poll(self) -> TwinState | None:

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
+from streams.roles import VIEWER
 from surgical_twin.commands.console import CaseFolder, out
+from surgical_twin.commands.network import STATES, StatesAt, ViewerKeys, as_client
 from surgical_twin.commands.streams import export_tables
 from surgical_twin.errors import InputError
 
@@ -48,12 +50,14 @@ def export(
 
 def view(
     case: CaseFolder,
-    states: Annotated[str, typer.Option(help="Where the twin publishes its states.")] = "tcp://127.0.0.1:5591",
+    states: StatesAt = STATES,
     web: Annotated[bool, typer.Option("--web", help="Serve a web page instead of opening a window.")] = False,
     port: Annotated[int, typer.Option(help="Port of the web page on 127.0.0.1.")] = 8080,
+    keys: ViewerKeys = None,
 ) -> None:
     """Show a running twin in a window or as a web page."""
     from surgical_twin.case import Case
-    from surgical_twin.display import run_display
+    from surgical_twin.display import handed_security, run_display
 
-    run_display(Case.open(case), states, web=web, port=port)
+    security = handed_security() if keys is None else as_client(keys, VIEWER)
+    run_display(Case.open(case), states, web=web, port=port, security=security)

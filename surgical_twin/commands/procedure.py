@@ -1,6 +1,5 @@
 """Commands of the procedure: the simulated operating room, the live twin, replay, and the demo of it all."""
 
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,20 @@ from rich.table import Table
 
 from streams.messages import TwinState
 from streams.recording import Recording
+from streams.roles import SIMULATOR
 from surgical_twin.commands.console import CaseFolder, err, out, progress_bar
+from surgical_twin.commands.network import (
+    DEVICES,
+    STATES,
+    DevicesAt,
+    Insecure,
+    SimulatorKeys,
+    StatesAt,
+    TwinKeys,
+    as_client,
+    ends_with,
+    guarding,
+)
 from surgical_twin.errors import InputError
 from surgical_twin.pace import KEYS, Keyboard, Pace, read_speed
 from surgical_twin.status_line import status_line
@@ -20,25 +32,21 @@ def simulate(
     case: CaseFolder,
     procedure: Annotated[Path | None, typer.Option(help="Procedure file (TOML).")] = None,
     seed: Annotated[int, typer.Option(help="Draws the simulated patient and all noise.")] = 0,
-    devices: Annotated[str, typer.Option(help="Where the twin listens for devices.")] = "tcp://127.0.0.1:5590",
-    states: Annotated[
-        str, typer.Option(help="Where the twin publishes; used to wait until it listens.")
-    ] = "tcp://127.0.0.1:5591",
+    devices: DevicesAt = DEVICES,
+    states: StatesAt = STATES,
     wait: Annotated[float, typer.Option(help="Seconds to wait for a twin; without one nothing is played.")] = 120.0,
     prepare: Annotated[bool, typer.Option("--prepare", help="Only make the simulated patient.")] = False,
-    keys: Annotated[
-        Path | None, typer.Option(help="Folder with the key of a client named simulator and the twin's public key.")
-    ] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Allow plain text beyond this machine.")] = False,
+    keys: SimulatorKeys = None,
+    insecure: Insecure = False,
 ) -> None:
     """Play a procedure on a simulated patient: publish device streams over ZeroMQ."""
-    from streams.security import client_security
     from surgical_twin.case import Case
-    from surgical_twin.playback import SIMULATOR, play_procedure
+    from surgical_twin.playback import play_procedure
     from surgical_twin.procedure import read_procedure
     from surgical_twin.simulate import SimulatedProcedure
 
     settings = read_procedure(procedure)
+    security = as_client(keys, SIMULATOR, insecure=insecure)
     with progress_bar() as progress:
         task = progress.add_task("simulated patient (3D)", total=1.0)
         simulated = SimulatedProcedure.prepare(
@@ -53,7 +61,7 @@ def simulate(
             devices,
             states,
             wait_s=wait,
-            security=None if keys is None else client_security(keys, SIMULATOR),
+            security=security,
             insecure=insecure,
             say=lambda share: progress.update(task, description="procedure", total=1.0, completed=share),
         )
@@ -66,21 +74,18 @@ def live(
     show: Annotated[bool, typer.Option("--show", help="Open a window.")] = False,
     web: Annotated[bool, typer.Option("--web", help="Serve the display as a web page on 127.0.0.1:8080.")] = False,
     seed: Annotated[int, typer.Option(help="Draws the filter's initial ensemble; it is recorded.")] = 0,
-    devices: Annotated[str, typer.Option(help="Where to listen for devices.")] = "tcp://127.0.0.1:5590",
-    states: Annotated[str, typer.Option(help="Where to publish the twin's states.")] = "tcp://127.0.0.1:5591",
+    devices: DevicesAt = DEVICES,
+    states: StatesAt = STATES,
     commands: Annotated[
         str | None, typer.Option(help="Where to take commands and questions, such as tcp://127.0.0.1:5592.")
     ] = None,
-    keys: Annotated[Path | None, typer.Option(help="Folder of keys: only clients on its list are let in.")] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Allow plain text beyond this machine; every state says so.")
-    ] = False,
+    keys: TwinKeys = None,
+    insecure: Insecure = False,
     report: Annotated[Path | None, typer.Option(help="Write latency and counts to this JSON file.")] = None,
 ) -> None:
     """Run the twin: subscribe, register, assimilate, publish. Ends with the procedure or with Ctrl-C."""
     import json
 
-    from streams.security import server_security
     from surgical_twin.case import Case, write_atomically
     from surgical_twin.display import start_display
     from surgical_twin.live import AUDIT_LOG, Endpoints, LiveLoop
@@ -89,13 +94,8 @@ def live(
     opened = Case.open(case)
     if record is not None and record.exists():
         raise InputError(f"{record} exists; a recording is never written over: name another file with --record.")
-    if keys is not None and insecure:
-        raise InputError("--keys and --insecure say opposite things; give one of them.")
-    if keys is not None and (show or web):
-        raise InputError("--show and --web start a viewer without a key; leave them out, and start a viewer with one.")
-    model = SessionModel.load(opened)
-    security = None if keys is None else server_security(keys)
-    try:
+    with guarding(keys, insecure=insecure) as security:
+        model = SessionModel.load(opened)
         loop = LiveLoop(
             model,
             seed=seed,
@@ -106,18 +106,14 @@ def live(
             insecure=insecure,
             audit_log=opened.path(AUDIT_LOG),
         )
-        signal.signal(signal.SIGTERM, lambda *_: loop.stop())
-        signal.signal(signal.SIGINT, lambda *_: loop.stop())
-        display = start_display(case, states, window=show, web=web)
+        ends_with(loop.stop)
+        display = start_display(case, states, window=show, web=web, security=security)
         try:
             with err.status("waiting for devices") as status:
                 result = loop.run(lambda state: status.update(status_line(state)))
         finally:
             if display is not None:
                 display.terminate()
-    finally:
-        if security is not None:
-            security.close()
     if report is not None:
         write_atomically(report, json.dumps(result.summary(), indent=1))
     table = Table("what", "value", title="live session")

@@ -1,6 +1,6 @@
 """Commands around the streams: recordings, keys, bridges to other protocols."""
 
-import signal
+import threading
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +8,21 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from streams.roles import BRIDGE, SIMULATOR
 from surgical_twin.commands.console import err, out, read_numbers
+from surgical_twin.commands.network import (
+    DEVICES,
+    STATES,
+    BridgeKeys,
+    DevicesAt,
+    Insecure,
+    SimulatorKeys,
+    StatesAt,
+    TwinKeys,
+    as_client,
+    ends_with,
+    guarding,
+)
 from surgical_twin.errors import InputError
 
 RecordingFile = Annotated[Path, typer.Argument(help="MCAP file that live or record wrote.")]
@@ -114,35 +128,28 @@ def audit(log: Annotated[Path, typer.Argument(help="An audit log, such as CASE/a
 
 def record(
     target: NewRecording,
-    devices: Annotated[str, typer.Option(help="Where to listen for devices.")] = "tcp://127.0.0.1:5590",
+    devices: DevicesAt = DEVICES,
     duration: Annotated[float | None, typer.Option(help="Seconds; until Ctrl-C where not given.")] = None,
-    keys: Annotated[Path | None, typer.Option(help="Folder of keys: only clients on its list are let in.")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Allow plain text beyond this machine.")] = False,
+    keys: TwinKeys = None,
+    insecure: Insecure = False,
 ) -> None:
     """Record what devices send, without a twin."""
-    from streams.security import server_security
     from streams.standalone import record_devices
 
     if duration is not None and duration <= 0:
         raise InputError("--duration is seconds, and positive.")
-    stopped: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
-    signal.signal(signal.SIGINT, lambda number, _: stopped.append(number))
-    security = None if keys is None else server_security(keys)
-    try:
-        with err.status("recording") as status:
-            done = record_devices(
-                target,
-                devices,
-                should_stop=lambda: bool(stopped),
-                duration_s=duration,
-                insecure=insecure,
-                security=security,
-                say=lambda events, size: status.update(f"{events} events, {size / 1e6:.1f} MB"),
-            )
-    finally:
-        if security is not None:
-            security.close()
+    stopped = threading.Event()
+    ends_with(stopped.set)
+    with guarding(keys, insecure=insecure) as security, err.status("recording") as status:
+        done = record_devices(
+            target,
+            devices,
+            should_stop=stopped.is_set,
+            duration_s=duration,
+            insecure=insecure,
+            security=security,
+            say=lambda events, size: status.update(f"{events} events, {size / 1e6:.1f} MB"),
+        )
     out.print(f"{target}: {done.events} events; head of the chain {done.head}.", soft_wrap=True, highlight=False)
     if done.failure is not None:
         raise InputError(f"The recording {target} is not complete: {done.failure}.")
@@ -203,8 +210,9 @@ def import_files(
     ] = None,
 ) -> None:
     """Make a recording of other programs' files; it replays like any other."""
+    from streams.column_map import read_map
     from streams.import_plus import plus_arrivals, read_plus
-    from streams.import_table import read_map, table_arrivals
+    from streams.import_table import table_arrivals
     from streams.import_wfdb import wfdb_arrivals
     from streams.importing import Findings, write_recording
 
@@ -239,21 +247,17 @@ def _read_tip(text: str) -> tuple[str, tuple[float, float, float]]:
 
 def play(
     recording: RecordingFile,
-    devices: Annotated[str, typer.Option(help="Where the twin listens for devices.")] = "tcp://127.0.0.1:5590",
+    devices: DevicesAt = DEVICES,
     speed: Annotated[str, typer.Option(help="real, full, or a factor on real time such as 0.5 or 4.")] = "real",
     begin: Annotated[float, typer.Option("--from", help="Seconds after the beginning.")] = 0.0,
-    keys: Annotated[
-        Path | None, typer.Option(help="Folder with the key of a client named simulator and the twin's public key.")
-    ] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Allow plain text beyond this machine.")] = False,
+    keys: SimulatorKeys = None,
+    insecure: Insecure = False,
 ) -> None:
     """Send a recording's device messages to a running twin, as if they were measured now."""
     from streams.playing import play_recording
-    from streams.security import client_security
     from surgical_twin.pace import read_speed
-    from surgical_twin.playback import SIMULATOR
 
-    security = None if keys is None else client_security(keys, SIMULATOR)
+    security = as_client(keys, SIMULATOR, insecure=insecure)
     factor = read_speed(speed)
     with err.status("playing") as status:
         done = play_recording(
@@ -274,22 +278,17 @@ def bridge(
     connect: Annotated[
         str | None, typer.Option(help="Connect to a peer, and again when it is lost: ADDRESS:PORT.")
     ] = None,
-    devices: Annotated[str, typer.Option(help="Where the twin listens for devices.")] = "tcp://127.0.0.1:5590",
-    states: Annotated[str, typer.Option(help="Where the twin publishes its states.")] = "tcp://127.0.0.1:5591",
+    devices: DevicesAt = DEVICES,
+    states: StatesAt = STATES,
     coordinates: Annotated[str, typer.Option(help="What the peers' positions are: ras (3D Slicer) or lps.")] = "ras",
     case: Annotated[
         Path | None, typer.Option(help="Send this case's surface, colored by pressure, as POLYDATA.")
     ] = None,
-    keys: Annotated[
-        Path | None, typer.Option(help="Folder with the key of a client named bridge and the twin's public key.")
-    ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Allow plain text beyond this machine; OpenIGTLink knows no other.")
-    ] = False,
+    keys: BridgeKeys = None,
+    insecure: Insecure = False,
 ) -> None:
     """Pass messages between the twin and programs that speak another protocol, both ways."""
     from streams.igtl_bridge import IgtlBridge
-    from streams.security import client_security
     from streams.sockets import Publisher, Subscriber
     from surgical_twin.igtl_surface import overlay_surface
 
@@ -302,15 +301,14 @@ def bridge(
     here = None if listen is None else _address(listen, "--listen", insecure=insecure)
     there = None if connect is None else _address(connect, "--connect", insecure=insecure)
     surface = None if case is None else overlay_surface(case)
-    security = None if keys is None else client_security(keys, "bridge")
+    security = as_client(keys, BRIDGE)  # OpenIGTLink itself knows no keys: --insecure may be about the peers alone
     publisher = Publisher(devices, security=security, insecure=insecure)
     subscriber = Subscriber(states, bind=False, topics=("twin",), security=security, insecure=insecure)
     try:
         bridged = IgtlBridge(
             devices=publisher, states=subscriber, listen=here, connect=there, ras=coordinates == "ras", surface=surface
         )
-        signal.signal(signal.SIGTERM, lambda *_: bridged.stop())
-        signal.signal(signal.SIGINT, lambda *_: bridged.stop())
+        ends_with(bridged.stop)
         where = f"listening at {here[0]}:{bridged.port}" if here is not None else f"peer {connect}"
         out.print(where, highlight=False)
         with err.status(where) as status:

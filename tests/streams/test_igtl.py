@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from streams import igtl
 from streams.crc64 import crc64
-from streams.devices import quaternion_of
 from streams.igtl import Decoder, IgtlMessage, OutOfStep
-from streams.igtl_bridge import IgtlBridge, Inward, Surface, outward
+from streams.igtl_bridge import IgtlBridge
+from streams.igtl_inward import Inward
+from streams.igtl_outward import Surface, outward
 from streams.messages import (
     Estimate,
     FiducialTouch,
@@ -31,6 +32,7 @@ from streams.messages import (
     TwinState,
     WaveformSamples,
 )
+from streams.rotations import quaternion_of
 from streams.sockets import Publisher, Subscriber
 from streams.wire import unpack
 

@@ -1,5 +1,6 @@
 """Keys, roles and refusals, on real sockets: who is let in, and that both sides notice who is not."""
 
+import os
 import socket
 import time
 
@@ -9,11 +10,13 @@ import zmq
 from streams.errors import InputError
 from streams.intake import Intake
 from streams.keys import allow, load_pair, load_public, make_pair, read_allow_list, revoke
-from streams.messages import Heartbeat, PressureSamples, ProcedureEnd, Tick, ToolPose
+from streams.messages import Heartbeat, PressureSamples, ProcedureEnd, Tick, ToolPose, TwinState
 from streams.roles import STATES
 from streams.security import ClientSecurity, client_security, server_security
 from streams.sockets import Frame, Publisher, Subscriber
 from streams.wire import MAX_FRAME_BYTES, pack
+from surgical_twin import display
+from viewer.listener import StateListener
 
 
 def endpoint():
@@ -30,6 +33,14 @@ def pose(sequence, stream="tracker/c", time_ns=None):
 def pressure(sequence):
     return PressureSamples(stream="pressure/p", sequence=sequence, source_time_ns=time.time_ns(), sensor="p", tool="c",
                            sample_period_ns=4_000_000, values_mmhg=(80.0,))  # fmt: skip
+
+
+def twin_state():
+    return TwinState(stream="twin", sequence=0, source_time_ns=5, model_time_ns=0, age_ns={}, flags=(),
+                     registered=False, fre=None, tre=None, tool="", tip=None, tip_covariance=None, tip_valid=False,
+                     tip_pressure_mmhg=None, measured_pressure_mmhg=None, port_pressure_mmhg={}, port_flow_ml_s={},
+                     parameters={}, axis_pressure_mmhg=(), field_coefficients=(), field_deviation_mmhg=0.0,
+                     counters={}, innovation=None)  # fmt: skip
 
 
 @pytest.fixture
@@ -248,3 +259,50 @@ def test_one_who_says_too_much_is_held_to_the_limit_and_the_others_are_not():
     taken = [frame for frame, _ in inbox.take()]
     assert inbox.counts["rate_limited"] == 50_000
     assert sum(frame.sender == "tracker" for frame in taken) == 1
+
+
+def test_the_display_that_live_starts_watches_with_a_key_that_nobody_else_can_read(keys, tmp_path, monkeypatch):
+    security = server_security(keys)
+    where = endpoint()
+    states = Publisher(where, bind=True, security=security, domain=STATES, keep_last=True)
+    devices_at = endpoint()
+    devices = Subscriber(devices_at, security=security)
+    started = []
+    monkeypatch.setattr(display.subprocess, "Popen", lambda command, env: started.append((command, env)))
+    display.start_display(tmp_path, where, window=True, web=False, security=security)
+    ((command, environment),) = started
+    handed = environment[display.DISPLAY_KEY]
+    assert not any(part in argument for part in handed.split() for argument in command)
+    assert not any(part in path.read_text() for part in handed.split()[1:2] for path in keys.iterdir())
+
+    monkeypatch.setenv(display.DISPLAY_KEY, handed)
+    own = display.handed_security()
+    assert display.DISPLAY_KEY not in os.environ  # nor in what the display starts
+    assert display.handed_security() is None
+    forger = Publisher(devices_at, security=own)
+    state = twin_state()
+    with StateListener(where, security=own) as listener:
+        shown = []
+
+        def seen():
+            states.send(state)
+            forger.send(pose(0))
+            shown.extend([found for found in [listener.poll()] if found is not None])
+            return shown and forger.refused()
+
+        assert until(seen)
+        assert shown[0] == state
+    assert not devices.receive_frames(50)
+    monkeypatch.setenv(display.DISPLAY_KEY, "no key")
+    with pytest.raises(InputError, match="none"):
+        display.handed_security()
+    for item in (forger, states, devices, security):
+        item.close()
+
+
+@pytest.mark.parametrize("host", ["*", "0.0.0.0"])
+def test_the_display_reaches_a_twin_that_publishes_everywhere_on_this_machine(host, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(display.subprocess, "Popen", lambda command, env: started.append(command))
+    display.start_display(tmp_path, f"tcp://{host}:5591", window=False, web=True)
+    assert "tcp://127.0.0.1:5591" in started[0]
