@@ -31,7 +31,6 @@ from skimage.filters import threshold_otsu
 from skimage.measure import label, marching_cubes
 from vmtk import vmtkscripts
 
-from meshes.centerline import extract_centerline
 from meshes.clipping import Index
 from meshes.grid import Array, Grid
 from meshes.level_set import wall_surface
@@ -42,6 +41,7 @@ from meshes.sections import cross_sections
 from meshes.segmentation import segment_lumen
 from meshes.stenosis import find_stenoses
 from meshes.tetrahedra import LumenMesh, mesh_lumen
+from meshes.tracing import extract_centerline
 from meshes.trimming import trim_to_centerline
 
 ROOT = Path(__file__).resolve().parent.parent
