@@ -25,11 +25,11 @@ from flow_meshes import WIDTH, channel_domain, cylinder_channel, extruded
 from mpi4py import MPI
 from rich.console import Console
 
-from meshes.centerline import extract_centerline
 from meshes.phantom import stenosed_bifurcation
 from meshes.ports import find_ports
 from meshes.segmentation import segment_lumen
 from meshes.tetrahedra import mesh_lumen
+from meshes.tracing import extract_centerline
 from meshes.trimming import trim_to_centerline
 from surgical_twin.flow import linear_solvers
 from surgical_twin.flow.beds import GivenPressure

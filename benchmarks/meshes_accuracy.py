@@ -31,10 +31,11 @@ from skimage.filters import threshold_otsu
 from skimage.measure import label, marching_cubes
 from vmtk import vmtkscripts
 
-from meshes.centerline import extract_centerline
+from meshes.centerline import Centerline
 from meshes.clipping import Index
 from meshes.grid import Array, Grid
 from meshes.level_set import wall_surface
+from meshes.own_centerline import read_own_centerline
 from meshes.partial_volume import thin_areas
 from meshes.ports import Port, find_ports
 from meshes.quality import mesh_quality
@@ -42,6 +43,7 @@ from meshes.sections import cross_sections
 from meshes.segmentation import segment_lumen
 from meshes.stenosis import find_stenoses
 from meshes.tetrahedra import LumenMesh, mesh_lumen
+from meshes.tracing import extract_centerline
 from meshes.trimming import trim_to_centerline
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -245,9 +247,17 @@ def away_from_stdout() -> Iterator[None]:
 
 
 def aorta() -> dict[str, dict[str, object]]:
-    """The contrast MR angiogram of VMTK's tutorial against VMTK's own level set, where the data are there."""
+    """The contrast MR angiogram of VMTK's tutorial against VMTK's own level set, where the data are there.
+
+    The level set ends in the middle of vessels, where its seeds were put, and within its bounding box the same vessels
+    go on; so besides the Dice in that box there is the one between the level set's ends, which its centerline tells.
+    """
     folder = Path(os.environ.get("SURGICAL_TWIN_DATA", ROOT.parent / "shared" / "data")) / "vmtk_aorta" / "input"
-    goals = {"aorta_dice": (">= 0.96", "1"), "aorta_surface_distance": ("<= 0.5", "voxel")}
+    goals = {
+        "aorta_dice": (">= 0.96", "1"),
+        "aorta_dice_between_ends": (">= 0.96", "1"),
+        "aorta_surface_distance": ("<= 0.5", "voxel"),
+    }
     if not folder.is_dir():
         return {name: figure(None, *goal, why="the volume is not on this machine") for name, goal in goals.items()}
     reference_image = sitk.ReadImage(str(folder / "aorta-final-levelset.mha"))
@@ -255,19 +265,36 @@ def aorta() -> dict[str, dict[str, object]]:
     lumen = segment_lumen(sitk.ReadImage(str(folder / "aorta.mha")))
     mask = sitk.GetArrayFromImage(lumen.label) > 0
     true = reference.values < 0
-    box = ndimage.find_objects(true.astype(int))[0]
-    dice = 2.0 * (mask & true)[box].sum() / (mask[box].sum() + true[box].sum())
+    box = np.zeros(true.shape, dtype=bool)
+    box[ndimage.find_objects(true.astype(int))[0]] = True
+    between = box & _between_ends(reference, read_own_centerline(folder / "aorta-centerline.vtp", reference_image))
     ours = Grid.of(lumen.level_set)
     theirs = wall_surface(reference)
     places = np.asarray(theirs.points, float)
     inner = np.all((reference.to_index(places) > 2) & (reference.to_index(places) < reference.size - 3), axis=1)
     distance = np.abs(ours.sample(places[inner]))
-    return {
-        "aorta_dice": figure(float(dice), *goals["aorta_dice"]),
-        "aorta_surface_distance": figure(
-            float(distance.mean() / np.cbrt(np.prod(reference.spacing))), *goals["aorta_surface_distance"]
-        ),
+    values = {
+        "aorta_dice": _dice(mask[box], true[box]),
+        "aorta_dice_between_ends": _dice(mask[between], true[between]),
+        "aorta_surface_distance": float(distance.mean() / np.cbrt(np.prod(reference.spacing))),
     }
+    return {name: figure(value, *goals[name]) for name, value in values.items()}
+
+
+def _dice(one: np.ndarray, other: np.ndarray) -> float:
+    return float(2.0 * (one & other).sum() / (one.sum() + other.sum()))
+
+
+def _between_ends(grid: Grid, centerline: Centerline) -> np.ndarray:
+    """Which voxels lie before the planes across a centerline's ends."""
+    places = grid.positions_of(np.arange(grid.values.size))
+    kept = np.ones(len(places), dtype=bool)
+    tangents = centerline.tangents()
+    for number, (_, end) in enumerate(centerline.terminals()):
+        offset = places - centerline.points[end]
+        beyond = offset @ tangents[end] * (-1.0 if number == 0 else 1.0) > 0
+        kept &= ~(beyond & (np.linalg.norm(offset, axis=1) < 4 * centerline.radius[end]))
+    return kept.reshape(grid.values.shape)
 
 
 def figure(value: float | None, goal: str, unit: str, **more: object) -> dict[str, object]:

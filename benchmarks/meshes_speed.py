@@ -21,13 +21,13 @@ from meshes_accuracy import away_from_stdout, figure
 from rich.console import Console
 from vmtk import vmtkscripts
 
-from meshes.centerline import extract_centerline
 from meshes.grid import Grid
 from meshes.level_set import wall_surface
 from meshes.ports import find_ports
 from meshes.quality import mesh_quality
 from meshes.segmentation import segment_lumen
 from meshes.tetrahedra import mesh_lumen
+from meshes.tracing import extract_centerline
 from meshes.trimming import trim_to_centerline
 
 

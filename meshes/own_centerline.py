@@ -16,10 +16,12 @@ import pyvista as pv
 import SimpleITK as sitk
 from scipy.spatial import cKDTree
 
-from meshes.centerline import CAP_DEPTH, Branch, Centerline, resampled_line
+from meshes.centerline import Centerline, Line
 from meshes.errors import InputError
 from meshes.grid import Array, Grid
 from meshes.level_set import wall_surface
+from meshes.lines import resampled_line
+from meshes.lumen_graph import CAP_DEPTH
 from meshes.surfaces import MM_PER, Unit
 
 SHARED_RADII = 0.35
@@ -232,36 +234,20 @@ def _tree(
     chains: list[Array], leaves: list[tuple[int, int] | None], wall: cKDTree, notes: tuple[str, ...]
 ) -> Centerline:
     """Branches between junctions."""
-    points, radius, owner, arc = [], [], [], []
-    branches: list[Branch] = []
-    total = 0
+    lines: list[Line] = []
     # Of every chain its parts, as (first point, branch): so that a leaving chain finds its parent.
     parts: dict[int, list[tuple[int, int]]] = {}
-    for number, chain in enumerate(chains):
-        cuts = sorted({leave[1] for leave in leaves if leave is not None and leave[0] == number})
+    for number, (chain, leave) in enumerate(zip(chains, leaves, strict=True)):
+        cuts = sorted({other[1] for other in leaves if other is not None and other[0] == number})
         cuts = [cut for cut in cuts if 1 < cut < len(chain) - 2]
-        leave = leaves[number]
         parent = None
         if leave is not None:
-            parent = max((entry for entry in parts[leave[0]] if entry[0] < leave[1] or entry[0] == 0), default=(0, 0))[
-                1
-            ]
+            before = [entry for entry in parts[leave[0]] if entry[0] < leave[1] or entry[0] == 0]
+            parent = max(before, default=(0, 0))[1]
         parts[number] = []
         for begin, end in zip([0, *cuts], [*cuts, len(chain) - 1], strict=True):
             line = chain[begin : end + 1]
-            parts[number].append((begin, len(branches)))
-            branches.append(Branch(len(branches), np.arange(total, total + len(line)), parent))
-            parent = len(branches) - 1
-            total += len(line)
-            points.append(line)
-            radius.append(wall.query(line)[0])
-            owner.append(np.full(len(line), parent))
-            arc.append(np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))]))
-    return Centerline(
-        np.concatenate(points),
-        np.concatenate(radius),
-        np.concatenate(owner),
-        np.concatenate(arc),
-        tuple(branches),
-        notes,
-    )
+            parts[number].append((begin, len(lines)))
+            lines.append(Line(line, wall.query(line)[0], parent))
+            parent = len(lines) - 1
+    return Centerline.of_lines(lines, notes)

@@ -13,6 +13,7 @@ from scipy import ndimage
 from meshes.centerline import RESOLVED_VOXELS, Centerline, Indices
 from meshes.errors import InputError
 from meshes.grid import Array, Grid
+from meshes.lines import arc_of
 
 SECTION_REACH = 3.0
 """A port's section is looked at within this many inscribed radii."""
@@ -52,6 +53,7 @@ def find_ports(
     *,
     cut_radii: float = 0.0,
     names: Mapping[str, Sequence[float]] | None = None,
+    inlet: str | None = None,
 ) -> tuple[tuple[Port, ...], Centerline]:
     """A port at each end of a centerline, normal to it: the inlet first, then outlets by falling area.
 
@@ -63,14 +65,33 @@ def find_ports(
         cut_radii: ports lie at least this many of the vessel's radii inward from its end.
         names: what outlets are called, each with a point (mm, LPS): the outlet nearest to it has that name. The others
             are ``outlet_1`` and so on.
+        inlet: the port, by the name that it has where this is None, that is the inlet; the centerline is turned around
+            to begin there.
 
     Returns:
         The ports, and the centerline with their names at its ends.
 
     Raises:
-        InputError: fewer than two ends have a section, or two names are meant for one outlet.
+        InputError: fewer than two ends have a section, two names are meant for one outlet, or no port has the inlet's
+            name.
     """
     field = Grid.of(level_set)
+    names = names or {}
+    ports, named = _ports_at_ends(field, centerline, cut_radii, names)
+    if inlet in (None, "inlet"):
+        return ports, named
+    leaves = {branch.end: branch.index for branch in named.branches if branch.end}
+    if inlet not in leaves:
+        others = ", ".join(port.name for port in ports)
+        raise InputError(f'ports.inlet = "{inlet}" is no port; without it the ports are {others}.')
+    names = {name: point for name, point in names.items() if name != inlet}
+    return _ports_at_ends(field, centerline.rooted_at(leaves[inlet]), cut_radii, names)
+
+
+def _ports_at_ends(
+    field: Grid, centerline: Centerline, cut_radii: float, names: Mapping[str, Sequence[float]]
+) -> tuple[tuple[Port, ...], Centerline]:
+    """The ports at a centerline's ends, and the centerline with their names."""
     resolved = RESOLVED_VOXELS * float(field.spacing.max())
     found = []
     for number, (branch, _) in enumerate(centerline.terminals()):
@@ -95,7 +116,7 @@ def find_ports(
     inlets = [end for end in found if end[4]]
     if not inlets or not outlets:
         raise InputError("The vessel has no inlet and outlet that could be cut; is it longer than wide?")
-    called = _called(names or {}, np.array([end[1] for end in outlets]))
+    called = _called(names, np.array([end[1] for end in outlets]))
     ports, ends = [], {}
     for tag, (branch, center, normal, area, is_inlet) in enumerate([inlets[0], *outlets], start=1):
         name = "inlet" if is_inlet else called.get(tag - 2, f"outlet_{tag - 1}")
@@ -122,8 +143,7 @@ def _inward(centerline: Centerline, ordered: Indices, radii: float) -> Indices:
     """Points from an end inward, without the first many radii."""
     if radii <= 0:
         return ordered
-    line = centerline.points[ordered]
-    along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
+    along = arc_of(centerline.points[ordered])
     far = np.flatnonzero(along >= radii * float(np.median(centerline.radius[ordered])))
     return ordered[min(int(far[0]) if len(far) else len(ordered), max(0, len(ordered) - 4)) :]
 

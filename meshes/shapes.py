@@ -12,6 +12,7 @@ from scipy.interpolate import CubicSpline
 from scipy.spatial import cKDTree
 
 from meshes.grid import Array, Grid
+from meshes.lines import arc_of
 
 SignedDistance = Callable[[npt.ArrayLike], Array]
 """Positions (n, 3) mm to distances (n,) mm from a wall, negative inside."""
@@ -28,7 +29,7 @@ class Tube:
     def through(cls, knots: npt.ArrayLike, radius_of_arc: Callable[[Array], Array], step: float = 0.1) -> Tube:
         """Interpolate the knots by a cubic spline and sample it about every ``step`` mm."""
         knots = np.asarray(knots, dtype=float)
-        chord = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(knots, axis=0), axis=1))])
+        chord = arc_of(knots)
         points = CubicSpline(chord, knots)(np.linspace(0.0, chord[-1], int(chord[-1] / step) + 2))
         return cls(points, radius_of_arc(arc_of(points)))
 
@@ -53,11 +54,6 @@ class Tube:
             radius = self.radius[a] + t * (self.radius[a + 1] - self.radius[a])
             best = np.minimum(best, (gap - radius) / np.sqrt(1.0 + slope**2))
         return best
-
-
-def arc_of(points: Array) -> Array:
-    """(n,) length [mm] along a polyline (n, 3) up to each of its points."""
-    return np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
 
 
 def narrowing(arc: Array, center: float, length: float, ratio: float) -> Array:

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import SimpleITK as sitk
 
-from meshes.centerline import Centerline, extract_centerline
+from meshes.centerline import Centerline
 from meshes.extensions import extended
 from meshes.external import read_lumen, read_source
 from meshes.files import write_lumen_mesh
@@ -25,6 +25,7 @@ from meshes.slicer import segment_names, write_segmentation
 from meshes.stenosis import Stenosis
 from meshes.surfaces import Unit
 from meshes.tetrahedra import Refinement, mesh_lumen
+from meshes.tracing import extract_centerline
 from meshes.trimming import trim_to_centerline, unresolved_narrowing
 from surgical_twin.axis import Axis, main_axis
 from surgical_twin.case import (
@@ -277,26 +278,15 @@ def _cut(
 ) -> tuple[sitk.Image, tuple[Port, ...], Centerline]:
     """The lumen that is meshed, its ports, and its centerline; the inlet is the one that is asked for."""
     wanted = request.settings.ports
-    near = wanted.inlet_near
-    while True:
-        if request.centerline is not None:
-            centerline = read_own_centerline(request.centerline, level_set, inlet_near=near, unit=request.unit)
-        else:
-            centerline = extract_centerline(level_set, inlet_near=near, max_ends=wanted.most, image=image)
-        trimmed = trim_to_centerline(level_set, centerline)
-        names = wanted.names or {}
-        if near is not wanted.inlet_near:
-            names = {name: point for name, point in names.items() if name != wanted.inlet}
-        ports, centerline = find_ports(trimmed, centerline, cut_radii=wanted.cut_radii, names=names)
-        if wanted.inlet in (None, "inlet") or near is not wanted.inlet_near:
-            return trimmed, ports, centerline
-        by_name = {port.name: port for port in ports}
-        if wanted.inlet not in by_name:
-            raise InputError(
-                f'ports.inlet = "{wanted.inlet}" is no port; without it the ports are {", ".join(by_name)}.'
-            )
-        x, y, z = by_name[wanted.inlet].center.tolist()
-        near = (x, y, z)
+    if request.centerline is not None:
+        centerline = read_own_centerline(request.centerline, level_set, inlet_near=wanted.inlet_near, unit=request.unit)
+    else:
+        centerline = extract_centerline(level_set, inlet_near=wanted.inlet_near, max_ends=wanted.most, image=image)
+    trimmed = trim_to_centerline(level_set, centerline)
+    ports, centerline = find_ports(
+        trimmed, centerline, cut_radii=wanted.cut_radii, names=wanted.names, inlet=wanted.inlet
+    )
+    return trimmed, ports, centerline
 
 
 def _refined(stenosis: Stenosis, edges_across: float) -> Refinement:

@@ -6,7 +6,6 @@ import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from meshes.centerline import extract_centerline
 from meshes.grid import Grid
 from meshes.level_set import signed_distance
 from meshes.partial_volume import thin_areas
@@ -17,6 +16,7 @@ from meshes.segmentation import segment_lumen
 from meshes.shapes import Tube, narrowing, scanned, smooth_minimum, turned
 from meshes.stenosis import find_stenoses
 from meshes.tetrahedra import mesh_lumen
+from meshes.tracing import extract_centerline
 from meshes.trimming import trim_to_centerline
 
 RADIUS = 3.0

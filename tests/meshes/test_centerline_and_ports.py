@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshes.centerline import extract_centerline
+from meshes.centerline import Centerline, Line
 from meshes.errors import InputError
 from meshes.ports import find_ports
+from meshes.tracing import extract_centerline
 
 
 def distance_to_segment(points, start, end):
@@ -53,6 +54,65 @@ def test_ports_are_normal_to_their_vessels_and_have_their_areas(y_shape):
     assert np.linalg.norm(np.diff(path, axis=0), axis=1).max() < 2.5
     with pytest.raises(InputError, match="outlet_9"):
         centerline.path_to("outlet_9")
+
+
+def test_an_inlet_chosen_by_name_gives_the_tree_that_is_found_from_there(y_shape):
+    """Turning the tree around is the same as beginning the search at the other end."""
+    level_set, _, ends, _ = y_shape
+    ports, turned = find_ports(level_set, extract_centerline(level_set), inlet="outlet_2")
+    again, searched = find_ports(level_set, extract_centerline(level_set, inlet_near=tuple(ends["right"])))
+    assert np.linalg.norm(ports[0].center - ends["right"]) < 4.0
+    assert [port.name for port in ports] == [port.name for port in again]
+    for one, other in zip(ports, again, strict=True):
+        np.testing.assert_allclose(one.center, other.center, atol=0.3)
+        assert one.radius == pytest.approx(other.radius, rel=0.02)
+    assert [branch.parent for branch in turned.branches] == [None, 0, 0]
+    for name in ("outlet_1", "outlet_2"):
+        way, expected = turned.points[turned.path_to(name)], searched.points[searched.path_to(name)]
+        steps = np.linalg.norm(np.diff(way, axis=0), axis=1)
+        assert steps.max() < 2.5
+        assert steps.sum() == pytest.approx(np.linalg.norm(np.diff(expected, axis=0), axis=1).sum(), rel=0.02)
+    for branch in turned.branches:
+        assert turned.arc_length[branch.point_ids[0]] == 0.0
+        assert (np.diff(turned.arc_length[branch.point_ids]) > 0).all()
+        assert (turned.branch[branch.point_ids] == branch.index).all()
+    with pytest.raises(InputError, match="is no port"):
+        find_ports(level_set, turned, inlet="aorta")
+
+
+def a_tree(parents):
+    """A tree of straight branches: child n of a branch goes on from its end."""
+    lines, tips = [], {None: np.zeros(3)}
+    for index, parent in enumerate(parents):
+        begin = tips[parent]
+        tips[index] = begin + [10.0, 3.0 * index, 1.0]
+        points = begin + np.linspace(0, 1, 5)[:, None] * (tips[index] - begin)
+        lines.append(Line(points, np.full(5, 1.0 + index), parent))
+    return Centerline.of_lines(lines)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_turning_a_tree_around_keeps_its_branches_and_their_joints(data):
+    count = data.draw(st.integers(1, 9))
+    tree = a_tree([None, *(data.draw(st.integers(0, index - 1)) for index in range(1, count))])
+    leaf = data.draw(st.sampled_from([branch for branch, _ in tree.terminals()[1:]]))
+    turned = tree.rooted_at(leaf)
+    np.testing.assert_array_equal(turned.points[0], tree.points[tree.branches[leaf].point_ids[-1]])
+    for branch in turned.branches:
+        if branch.parent is not None:
+            assert branch.parent < branch.index
+            before = turned.branches[branch.parent]
+            np.testing.assert_array_equal(turned.points[branch.point_ids[0]], turned.points[before.point_ids[-1]])
+
+    def sides(centerline):
+        return sorted(
+            sorted(map(tuple, centerline.points[branch.point_ids].round(6).tolist())) for branch in centerline.branches
+        )
+
+    assert sides(turned) == sides(tree)
+    ends = {tuple(tree.points[place].round(6)) for _, place in tree.terminals()}
+    assert {tuple(turned.points[place].round(6)) for _, place in turned.terminals()} == ends
 
 
 def test_a_bent_tube_is_followed(analytic):

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshes.anatomy import anatomy_surface, body_mask, skin_points
-from meshes.centerline import extract_centerline
 from meshes.clipping import boundary, clip, lattice, oriented, volumes
 from meshes.errors import InputError
 from meshes.files import read_centerline, read_lumen_mesh, write_centerline, write_lumen_mesh
@@ -15,6 +14,7 @@ from meshes.mending import scaled_jacobians
 from meshes.ports import find_ports
 from meshes.quality import mesh_quality
 from meshes.tetrahedra import mesh_lumen
+from meshes.tracing import extract_centerline
 from meshes.trimming import trim_to_centerline
 
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from meshes.centerline import extract_centerline
 from meshes.clipping import volumes
 from meshes.errors import InputError
 from meshes.exchange import export_mesh, import_mesh
@@ -14,6 +13,7 @@ from meshes.picture import write_mesh_picture
 from meshes.ports import find_ports
 from meshes.quality import mesh_quality
 from meshes.tetrahedra import Refinement, mesh_lumen
+from meshes.tracing import extract_centerline
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from meshes.centerline import extract_centerline
 from meshes.errors import InputError
 from meshes.external import lumen_from_labels
 from meshes.grid import Grid
@@ -16,6 +15,7 @@ from meshes.quality import mesh_quality
 from meshes.segmentation import segment_lumen
 from meshes.shapes import scanned
 from meshes.tetrahedra import mesh_lumen
+from meshes.tracing import extract_centerline
 from meshes.trimming import trim_to_centerline
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from meshes.centerline import RESOLVED_VOXELS, extract_centerline
+from meshes.centerline import RESOLVED_VOXELS
 from meshes.grid import Grid
 from meshes.ports import find_ports
 from meshes.quality import mesh_quality
 from meshes.tetrahedra import mesh_lumen
+from meshes.tracing import extract_centerline
 from meshes.trimming import trim_to_centerline, unresolved_narrowing
 
 SHAPE = (41, 41, 100)
