@@ -113,11 +113,13 @@ class SessionModel:
         outlets = reduced.ports.outlets
         windkessels = {name: Windkessel(**flow["windkessels"][name]) for name in outlets}
         waveform = PeriodicWaveform.named(flow["waveform"], mean=flow["mean_flow_m3_s"], period=flow["period_s"])
+        planned = PortParameters.of(windkessels, outlets)
+        reduced.ports.steady_state(planned, waveform.mean)  # the compiled steps are loaded now, not in the first event
         stations = np.array(list(read_points(case.require(AXIS)).values()))
         return cls(
             case_hash=case.session_hash(),
             reduced=reduced,
-            filter=FlowFilter(reduced.ports, waveform, PortParameters.of(windkessels, outlets)),
+            filter=FlowFilter(reduced.ports, waveform, planned),
             waveform=waveform,
             fiducials=read_points(case.require(FIDUCIALS)),
             axis=Place.of(reduced, stations),
