@@ -10,10 +10,12 @@ error (TRE) at r.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 
 from registration.rigid import Array, skew
 
@@ -32,6 +34,19 @@ def about_origin(covariance: Array, center: Array) -> Array:
     shift = np.eye(6)
     shift[3:, :3] = skew(center)
     return shift @ covariance @ shift.T
+
+
+def radius_95(covariance: Array, freedom: int | None = None) -> float:
+    """Radius in mm of the sphere that holds 95 % of a 3D normal error (Grubbs-Patnaik), with `freedom` for an
+    estimated covariance."""
+    values = np.linalg.eigvalsh(covariance).clip(0.0)
+    first, second = float(values.sum()), float(np.sum(values**2))
+    if first <= 0.0:
+        return 0.0
+    dof = first**2 / second
+    scale = second / first
+    widening = 1.0 if freedom is None else stats.f.ppf(0.95, dof, max(1, freedom)) * dof / stats.chi2.ppf(0.95, dof)
+    return float(math.sqrt(scale * stats.chi2.ppf(0.95, dof) * widening))
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,10 @@ class PoseError:
         """Expected RMS target registration error in mm at points (n, 3) of the target frame; (3,) gives one
         number."""
         return np.sqrt(np.trace(self.point_covariance(points), axis1=-2, axis2=-1))
+
+    def error_95(self, point: ArrayLike) -> float:
+        """Radius in mm of the sphere that holds the error at a point (3,) of the target frame in 95 % of cases."""
+        return radius_95(self.point_covariance(np.asarray(point, dtype=np.float64).reshape(3)))
 
     @property
     def pose_covariance(self) -> Array:

@@ -6,7 +6,6 @@ trackers' word for "not seen") is kept with `valid` False, and never used as a p
 
 from __future__ import annotations
 
-import csv
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from registration.errors import InputError
 from registration.rigid import Array, check_rigid, invert, matrix_from_quaternion
+from registration.tables import read_rows
 
 _FIELD = re.compile(r"^Seq_Frame(\d+)_(\w+)\s*:?=\s*(.*?)\s*$", re.MULTILINE)
 
@@ -159,27 +159,17 @@ def read_pose_table(path: Path, *, unit_mm: float = 1.0, scalar_first: bool = Fa
     Raises:
         InputError: the file cannot be read, or a row has other than eight numbers.
     """
-    rows: list[list[float]] = []
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a table of poses ({error}).") from error
-    for number, line in enumerate(lines, 1):
-        parts = next(csv.reader([line])) if "," in line else line.split()
-        if not any(part.strip() for part in parts):
-            continue
-        try:
-            row = [float(part) for part in parts if part.strip()]
-        except ValueError:
-            if not rows:
-                continue
-            raise InputError(f"{path} line {number} is not eight numbers: time, x, y, z and a quaternion.") from None
-        if len(row) != 8:
-            raise InputError(f"{path} line {number} has {len(row)} numbers; time, x, y, z and a quaternion make eight.")
-        rows.append(row)
-    if not rows:
-        raise InputError(f"{path} holds no poses; give lines of time, x, y, z and a quaternion.")
-    table = np.array(rows)
+    table = read_rows(path, (8,), "time, x, y, z and a quaternion, eight numbers")
     return poses_from_rows(
         table[:, 0], table[:, 1:4] * unit_mm, table[:, 4:], name=Path(path).name, scalar_first=scalar_first
     )
+
+
+def read_position_table(path: Path) -> tuple[Array, Array]:
+    """Read a table of time [s], x, y, z [mm]: stamps (n,) and positions (n, 3), NaN where a device sent such.
+
+    Raises:
+        InputError: the file cannot be read, or a row has other than four numbers.
+    """
+    table = read_rows(path, (4,), "time_s, x, y, z in mm, four numbers")
+    return table[:, 0], table[:, 1:]

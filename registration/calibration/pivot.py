@@ -23,9 +23,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from registration.errors import InputError
+from registration.pose_error import radius_95
 from registration.rigid import Array, check_rigid
 from registration.verdict import Limits, Verdict, judge, worst
 
@@ -252,19 +252,6 @@ def calibrate_on_template(
         verdict = judge("tip error (95 %)", radius_95(spread, len(means) - 1), limits, "mm")
     error = radius_95(spread, len(means) - 1) if len(means) >= 3 else math.nan
     return TemplateCalibration(tip, spread, error, residuals, float(np.sqrt(np.mean(residuals**2))), verdict)
-
-
-def radius_95(covariance: Array, freedom: int | None = None) -> float:
-    """Radius in mm of the sphere that holds 95 % of a 3D normal error (Grubbs-Patnaik), with `freedom` for an
-    estimated covariance."""
-    values = np.linalg.eigvalsh(covariance).clip(0.0)
-    first, second = float(values.sum()), float(np.sum(values**2))
-    if first <= 0.0:
-        return 0.0
-    dof = first**2 / second
-    scale = second / first
-    widening = 1.0 if freedom is None else stats.f.ppf(0.95, dof, max(1, freedom)) * dof / stats.chi2.ppf(0.95, dof)
-    return float(math.sqrt(scale * stats.chi2.ppf(0.95, dof) * widening))
 
 
 def check_poses(poses: ArrayLike, least: int, what: str) -> Array:
