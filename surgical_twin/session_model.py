@@ -1,18 +1,16 @@
 """What a session reads from the case and never changes: the trained model, the planned points, the settings."""
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meshes.files import read_lumen_mesh
+from registration.point_files import read_point_file
 from surgical_twin.assimilation.flow_filter import FlowFilter
 from surgical_twin.case import AXIS, FIDUCIALS, MESH, REDUCED, Case
-from surgical_twin.errors import InputError
 from surgical_twin.flow.field_decoder import FieldDecoder, PointOperator
 from surgical_twin.flow.port_model import PortParameters, PortState
 from surgical_twin.flow.reduced import ReducedModel
@@ -113,13 +111,13 @@ class SessionModel:
         outlets = reduced.ports.outlets
         windkessels = {name: Windkessel(**flow["windkessels"][name]) for name in outlets}
         waveform = PeriodicWaveform.named(flow["waveform"], mean=flow["mean_flow_m3_s"], period=flow["period_s"])
-        stations = np.array(list(read_points(case.require(AXIS)).values()))
+        stations = read_point_file(case.require(AXIS)).points
         return cls(
             case_hash=case.session_hash(),
             reduced=reduced,
             filter=FlowFilter(reduced.ports, waveform, PortParameters.of(windkessels, outlets)),
             waveform=waveform,
-            fiducials=read_points(case.require(FIDUCIALS)),
+            fiducials=read_point_file(case.require(FIDUCIALS)).by_name(),
             axis=Place.of(reduced, stations),
             port_names=(reduced.inlet, *outlets),
             flow_error_ml_s=flow_error(reduced, waveform.mean, windkessels, chosen) / CUBIC_METRES_PER_ML,
@@ -180,28 +178,3 @@ def flow_error(
         np.concatenate([[0.0], reduced.port_flow_error]), settings.shape_uncertainty * mean_flow * share
     )
     return total
-
-
-def read_points(path: Path) -> dict[str, Array]:
-    """Read named points from a CSV file with the columns name, x, y, z (mm, LPS).
-
-    Raises:
-        InputError: a column is missing, a name is empty or appears twice, or a coordinate is no finite number.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}); give a CSV file with the columns name, x, y, z.") from error
-    points: dict[str, Array] = {}
-    for number, row in enumerate(rows, start=2):
-        try:
-            name, point = row["name"], np.array([float(row[axis]) for axis in "xyz"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{path}, line {number} is not name, x, y, z with numbers in mm: mend that line."
-            ) from error
-        if not name or name in points or not np.isfinite(point).all():
-            raise InputError(f"{path}, line {number} has an empty or repeated name or an infinite coordinate: mend it.")
-        points[name] = point
-    return points
