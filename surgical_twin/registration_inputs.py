@@ -95,13 +95,29 @@ def read_start(path: Path, key: str = "image_from_tracker") -> Array:
     Raises:
         InputError: it is none, or one that failed.
     """
+    return check_rigid(_read_result(path, key), f"{key} of {path}")
+
+
+def read_tip(path: Path) -> Array:
+    """The tip (3,) in the tool's frame, mm, that an earlier pivot or template calibration found.
+
+    Raises:
+        InputError: the file is no such result, or one that failed.
+    """
+    tip = np.asarray(_read_result(path, "tip_mm"), dtype=np.float64)
+    if tip.shape != (3,) or not np.isfinite(tip).all():
+        raise InputError(f"tip_mm of {path} is no point; calibrate the pivot again.")
+    return tip
+
+
+def _read_result(path: Path, key: str) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        matrix, verdict = content[key], content["verdict"]
+        value, verdict = content[key], content["verdict"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is no registration's result with {key} ({error!r}); name a file registration/*.json."
         ) from error
     if verdict == "fail":
         raise InputError(f"{path} failed ({content.get('reason')}); a failed registration is no start.")
-    return check_rigid(matrix, f"{key} of {path}")
+    return value

@@ -17,7 +17,7 @@ from registration.calibration.time_offset import (
 )
 from registration.errors import InputError
 from registration.image.files import read_image
-from registration.pose_files import PoseStream, poses_from_rows, read_sequence
+from registration.pose_files import PoseStream, poses_from_rows, read_pose_table, read_sequence
 from registration.rigid import Array
 from registration.tables import read_rows
 
@@ -71,16 +71,13 @@ def read_motion(path: Path, tool: str | None = None, reference: str | None = Non
     return Motion(kept[:, 0], motion_along_main_direction(kept[:, 1:]), None, "place along the main direction [mm]")
 
 
-def read_poses(path: Path, tool: str, reference: str | None = None, *, unit_mm: float = 1.0) -> PoseStream:
-    """Poses of a tool from a PLUS or Slicer sequence or from a table of time,x,y,z,qx,qy,qz,qw: the usable ones.
+def read_poses(path: Path, tool: str, reference: str | None = None) -> PoseStream:
+    """Poses of a tool from a PLUS or Slicer sequence or from a table of time,x,y,z,qx,qy,qz,qw.
 
     Raises:
-        InputError: the recording cannot be read, or has no usable pose.
+        InputError: the recording cannot be read.
     """
-    if path.suffix.lower() in SEQUENCES:
-        return read_sequence(path).stream(tool, reference).used()
-    table = read_rows(path, (8,), "time, x, y, z and a quaternion, eight numbers")
-    return poses_from_rows(table[:, 0], table[:, 1:4] * unit_mm, table[:, 4:], name=path.name).used()
+    return read_sequence(path).stream(tool, reference) if path.suffix.lower() in SEQUENCES else read_pose_table(path)
 
 
 def find_lag(first: Motion, second: Motion, *, reach_s: float = 1.0) -> TimeOffset:

@@ -22,48 +22,67 @@ def pivot(case: CaseFolder, recording: Recording, tool: ToolName = "Stylus", ref
     """Find a tool's tip from pivoting it in a divot."""
     from registration.calibration.motion_files import read_poses
     from registration.calibration.pivot import calibrate_pivot
+    from registration.verdict import worst
     from surgical_twin.case import Case
     from surgical_twin.registration_results import draw_curves, limits_of
 
     opened = Case.open(case)
-    stream = read_poses(recording, tool, reference)
+    recorded = read_poses(recording, tool, reference)
+    stream = recorded.used()
     result = calibrate_pivot(stream.poses, tip_limits=limits_of(opened, "pivot"))
     figures = {
         "tip_mm": result.tip,
+        "tool_from_tip": result.tool_from_tip,
         "covariance": result.covariance,
         "error_95_mm": result.error_95,
         "rms_mm": result.rms,
         "motion_deg": result.motion_deg,
         "half_difference_mm": result.half_difference,
         "poses_left_out": int((~result.kept).sum()),
+        "poses_lost": int((~recorded.valid).sum()),
     }
     curves = {"tip": (stream.time_s - stream.time_s[0], result.residuals)}
     draw = draw_curves(curves, "time [s]", "tip off the pivot [mm]")
-    conclude(opened, "pivot", result.verdict, figures, draw, [recording])
+    conclude(opened, "pivot", worst([result.verdict, recorded.loss]), figures, draw, [recording])
 
 
 @calibrate.command()
-def spin(case: CaseFolder, recording: Recording, tool: ToolName = "Stylus", reference: ReferenceName = None) -> None:
+def spin(
+    case: CaseFolder,
+    recording: Recording,
+    tool: ToolName = "Stylus",
+    reference: ReferenceName = None,
+    pivot: Annotated[
+        Path | None, typer.Option(help="Result file of the pivot: the axis then points to that tip.")
+    ] = None,
+) -> None:
     """Find a tool's long axis from spinning it about that axis."""
     import numpy as np
 
     from registration.calibration.motion_files import read_poses
     from registration.calibration.pivot import calibrate_spin
+    from registration.verdict import worst
     from surgical_twin.case import Case
+    from surgical_twin.registration_inputs import read_tip
     from surgical_twin.registration_results import draw_curves
 
     opened = Case.open(case)
-    stream = read_poses(recording, tool, reference)
-    result = calibrate_spin(stream.poses)
+    tip = None if pivot is None else read_tip(pivot)
+    recorded = read_poses(recording, tool, reference)
+    stream = recorded.used()
+    result = calibrate_spin(stream.poses, tip=tip)
     turned = np.degrees(np.arccos(np.clip(stream.poses[:, :3, :3] @ result.axis @ result.direction, -1.0, 1.0)))
     figures = {
         "axis": result.axis,
         "error_95_deg": result.error_95_deg,
         "rms_deg": result.rms_deg,
         "spin_deg": result.spin_deg,
+        "poses_lost": int((~recorded.valid).sum()),
     }
+    if tip is not None:
+        figures["tool_from_tip"] = result.tool_from_tip(tip)
     draw = draw_curves({"axis": (stream.time_s - stream.time_s[0], turned)}, "time [s]", "axis off its mean [degrees]")
-    conclude(opened, "spin", result.verdict, figures, draw, [recording])
+    conclude(opened, "spin", worst([result.verdict, recorded.loss]), figures, draw, [recording, pivot])
 
 
 @calibrate.command()
@@ -108,11 +127,13 @@ def hand_eye(
     from registration.calibration.hand_eye import calibrate_hand_eye_streams
     from registration.calibration.pose_stream_offset import turning_speed
     from registration.pose_files import read_pose_table
+    from registration.verdict import worst
     from surgical_twin.case import Case
     from surgical_twin.registration_results import draw_curves, limits_of
 
     opened = Case.open(case)
-    a, b = read_pose_table(first, unit_mm=unit).used(), read_pose_table(second, unit_mm=unit).used()
+    recorded = [read_pose_table(path, unit_mm=unit) for path in (first, second)]
+    a, b = (stream.used() for stream in recorded)
     result = calibrate_hand_eye_streams(a, b, limits_mm=limits_of(opened, "hand-eye"))
     figures = {
         "first_from_second": result.a_from_b,
@@ -125,6 +146,7 @@ def hand_eye(
         "offset_s": result.offset_s,
         "offset_std_s": result.offset_std_s,
         "solvers": result.solvers,
+        "poses_lost": [int((~stream.valid).sum()) for stream in recorded],
     }
     (ta, speed_a), (tb, speed_b) = turning_speed(a), turning_speed(b)
     begin = float(ta[0])
@@ -133,7 +155,8 @@ def hand_eye(
         "second, by the first one's clock": (tb - (result.offset_s or 0.0) - begin, speed_b),
     }
     draw = draw_curves(curves, "time [s]", "speed of turning [rad/s]")
-    conclude(opened, "hand-eye", result.verdict, figures, draw, [first, second])
+    verdict = worst([result.verdict, *(stream.loss for stream in recorded)])
+    conclude(opened, "hand-eye", verdict, figures, draw, [first, second])
 
 
 @calibrate.command("time-offset")
