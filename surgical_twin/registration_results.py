@@ -28,6 +28,7 @@ DEFAULT_LIMITS = {
     "landmarks": Limits(2.0, 5.0),
     "surface": Limits(2.0, 5.0),
     "lumen": Limits(2.0, 5.0),
+    "projection": Limits(2.0, 5.0),
     "pivot": Limits(0.5, 1.5),
     "hand-eye": Limits(2.0, 8.0),
     "ultrasound": Limits(1.0, 2.5),

@@ -21,6 +21,20 @@ def read_image(path: Path) -> sitk.Image:
         raise InputError(f"{path} cannot be read as an image; give NRRD, NIfTI, MHA or DICOM.") from None
 
 
+def read_gray_image(path: Path) -> sitk.Image:
+    """As `read_image`; the components of a color picture are averaged.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    image = read_image(path)
+    count = image.GetNumberOfComponentsPerPixel()
+    if count == 1:
+        return image
+    parts = [sitk.VectorIndexSelectionCast(image, k, sitk.sitkFloat32) for k in range(count)]
+    return sum(parts[1:], start=parts[0]) / count
+
+
 def flat(transform: sitk.Transform) -> sitk.Transform:
     """A transform without composites inside composites, which no transform file can hold."""
     if not isinstance(transform, sitk.CompositeTransform):

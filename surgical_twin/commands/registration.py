@@ -147,7 +147,7 @@ def image(
     """Register another image, of the same or another modality, to the case's image."""
     import SimpleITK as sitk
 
-    from registration.image.files import read_image, write_transform
+    from registration.image.files import read_gray_image, write_transform
     from registration.image.intensity import resample
     from registration.image.pair import register_pair
     from registration.image.quality import checkerboard, landmark_errors
@@ -159,7 +159,7 @@ def image(
 
     opened = Case.open(case)
     base_path = fixed if fixed is not None else opened.require(IMAGE)
-    base, other = read_image(base_path), read_image(moving)
+    base, other = read_gray_image(base_path), read_gray_image(moving)
     if (fixed_points is None) != (moving_points is None):
         raise InputError("landmarks are given for one image only; give both --fixed-points and --moving-points.")
     start = pairs = None
@@ -292,7 +292,7 @@ def projection(
     from registration.projection.match import register_projections
     from surgical_twin.case import IMAGE, Case
     from surgical_twin.registration_inputs import read_start
-    from surgical_twin.registration_results import draw_pictures
+    from surgical_twin.registration_results import draw_pictures, limits_of
 
     opened = Case.open(case)
     ct_path = ct if ct is not None else opened.require(IMAGE)
@@ -300,9 +300,11 @@ def projection(
     views = [read_radiograph(path, volume.middle) for path in radiographs]
     images, cameras = [pixels for pixels, _ in views], [camera for _, camera in views]
     guess = None if start is None else read_start(start, "world_from_image")
-    result = register_projections(images, cameras, volume, start=guess)
+    result = register_projections(images, cameras, volume, start=guess, limits=limits_of(opened, "projection"))
     figures = {
         "world_from_image": result.world_from_volume,
+        "covariance": result.error.pose_covariance,
+        "error_95_mm": result.error_95,
         "similarity": result.similarity,
         "start_similarity": result.start_similarity,
         "searches": result.searches,
