@@ -28,12 +28,12 @@ def displacement_jacobian(offsets: Array) -> Array:
     return jacobian
 
 
-def about_origin(covariance: Array, center: Array) -> Array:
-    """A covariance (6, 6) of (omega, tau) about `center` (3,), written about the frame's origin."""
-    # omega x (y - c) + tau = omega x y + (tau + c x omega)
+def about_point(covariance: Array, center: Array, point: Array) -> Array:
+    """A covariance (6, 6) of (omega, tau) about `center` (3,), written about another point (3,)."""
+    # omega x (y - c) + tau = omega x (y - p) + (tau + (c - p) x omega)
     shift = np.eye(6)
-    shift[3:, :3] = skew(center)
-    return shift @ covariance @ shift.T
+    shift[3:, :3] = skew(center - point)
+    return np.asarray(shift @ covariance @ shift.T)
 
 
 def radius_95(covariance: Array, freedom: int | None = None) -> float:
@@ -79,4 +79,8 @@ class PoseError:
     @property
     def pose_covariance(self) -> Array:
         """(6, 6) of the left perturbation about the target frame's origin: what `FrameGraph.set` takes."""
-        return about_origin(self.covariance, self.center)
+        return about_point(self.covariance, self.center, np.zeros(3))
+
+    def about(self, point: Array) -> PoseError:
+        """The same error, written about another point (3,)."""
+        return PoseError(about_point(self.covariance, self.center, point), point)

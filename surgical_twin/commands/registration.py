@@ -213,12 +213,14 @@ def lumen(
     tree = read_branch_tree(opened)
     times, positions = read_position_table(fixes)
     tracker = LumenTracker(tree, noise_mm=noise)
-    states = [state for t, x in zip(times, positions, strict=True) if (state := tracker.update(t, x)) is not None]
-    if not states:
+    track = tracker.begin()
+    for time_s, position in zip(times, positions, strict=True):
+        track = tracker.follow(track, time_s, position)
+    last = tracker.state(track)
+    if last is None:
         raise InputError(
             f"none of {len(times)} fixes in {fixes} can be used; times must increase and values be finite."
         )
-    last = states[-1]
     error = last.error.error_95(last.tip)
     verdict = worst([last.verdict, judge("error of the correction (95 %)", error, limits_of(opened, "lumen"), "mm")])
     figures = {
@@ -229,7 +231,8 @@ def lumen(
         "probability": last.probability,
         "along_mm": last.along_mm,
         "along_std_mm": last.along_std_mm,
-        "skipped": tracker.skipped,
+        "outside_mm": last.outside_mm,
+        "skipped": track.skipped,
     }
     corrected = apply_to_points(last.correction, positions[np.isfinite(positions).all(axis=1)])
     draw = draw_points(corrected, tree.points)
