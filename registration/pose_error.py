@@ -67,6 +67,19 @@ class PoseError:
         jacobian = displacement_jacobian(np.asarray(points, dtype=np.float64) - self.center)
         return jacobian @ self.covariance @ np.swapaxes(jacobian, -1, -2)
 
+    def mean_square(self, point: Array) -> float:
+        """Expected squared error in mm^2 at one point (3,): the trace of its `point_covariance`, at little cost.
+
+        With D = d^ of the offset d: tr([-D, I] C [-D, I]^T) = |d|^2 tr A - d^T A d - 2 tr(D B) + tr T, where A, B and T
+        are the blocks of C: rotation, rotation with translation, translation.
+        """
+        d = point - self.center
+        c = self.covariance
+        x, y, z = d.tolist()
+        turned = (x * x + y * y + z * z) * (c[0, 0] + c[1, 1] + c[2, 2]) - d @ c[:3, :3] @ d
+        mixed = x * (c[1, 5] - c[2, 4]) + y * (c[2, 3] - c[0, 5]) + z * (c[0, 4] - c[1, 3])
+        return float(turned - 2.0 * mixed + c[3, 3] + c[4, 4] + c[5, 5])
+
     def tre(self, points: ArrayLike) -> Array:
         """Expected RMS target registration error in mm at points (n, 3) of the target frame; (3,) gives one
         number."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meshes.files import read_lumen_mesh
+from registration.lumen.tracking import LumenTracker
 from registration.point_files import read_point_file
 from surgical_twin.assimilation.flow_filter import FlowFilter
 from surgical_twin.case import AXIS, FIDUCIALS, MESH, REDUCED, Case
@@ -16,6 +17,7 @@ from surgical_twin.flow.port_model import PortParameters, PortState
 from surgical_twin.flow.reduced import ReducedModel
 from surgical_twin.flow.waveform import PeriodicWaveform
 from surgical_twin.flow.windkessel import Windkessel
+from surgical_twin.registration_inputs import read_branch_tree
 from surgical_twin.units import CUBIC_METRES_PER_ML, METRES_PER_MM, PASCAL_PER_MMHG
 
 Array = NDArray[np.float64]
@@ -40,6 +42,9 @@ class SessionSettings:
     ``drop_factor``) does not take up: the wall is not wrong by the same everywhere."""
     shape_uncertainty: float = 0.05
     """How far the patient's inflow may be from the planned shape, as a share of the mean flow."""
+    follow_lumen: bool = False
+    """Whether the registration's drift, as the catheter's way through the lumen shows it, is taken out of the tip's
+    position."""
     assimilate: bool = True
     """Whether observations correct the ensemble; without it the session shows what the plan alone predicts."""
 
@@ -95,6 +100,8 @@ class SessionModel:
     pressure_error_mmhg: Array
     """(ports,) the same for pressure."""
     settings: SessionSettings
+    lumen: LumenTracker | None = None
+    """What follows the catheter through the vessel tree; None where there is no tree."""
 
     @classmethod
     def load(cls, case: Case, settings: SessionSettings | None = None) -> "SessionModel":
@@ -103,7 +110,7 @@ class SessionModel:
         Raises:
             InputError: a file of the case is missing or does not fit the others.
         """
-        chosen = settings or SessionSettings()
+        chosen = settings or SessionSettings(follow_lumen=case.follow_lumen)
         mesh = read_lumen_mesh(case.require(MESH))
         reduced = ReducedModel.load(case.require(REDUCED), mesh.points * METRES_PER_MM, mesh.tetrahedra)
         reduced.decoder.prepare()
@@ -123,6 +130,7 @@ class SessionModel:
             flow_error_ml_s=flow_error(reduced, waveform.mean, windkessels, chosen) / CUBIC_METRES_PER_ML,
             pressure_error_mmhg=reduced.port_pressure_error / PASCAL_PER_MMHG,
             settings=chosen,
+            lumen=LumenTracker(read_branch_tree(case)),
         )
 
     @cached_property

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from registration.lumen.branch_tree import BranchTree
 from registration.lumen.map_matching import LATERAL
-from registration.pose_error import displacement_jacobian
+from registration.pose_error import PoseError, displacement_jacobian
 from registration.rigid import Array, apply_to_points, exponential
 
 CORRELATION = 3.5
@@ -29,7 +29,8 @@ CORRELATION = 3.5
 OUTLYING = 4.0
 """A fix so many standard deviations (noise and drift) outside the wall is not believed."""
 
-ITERATIONS = 3
+ITERATIONS = 1
+"""Gauss-Newton steps per new fix: each begins where the last one ended, two millimeters of path ago."""
 
 NEIGHBORS = 32
 """Stations among which the nearest one of a possible branch is looked for."""
@@ -37,11 +38,10 @@ NEIGHBORS = 32
 
 @dataclass(frozen=True)
 class Drift:
-    """`correction` (4, 4), corrected image from image as registered, and its `covariance` (6, 6) about the tree's
-    middle."""
+    """`correction` (4, 4), corrected image from image as registered, and its `error`, about the tree's middle."""
 
     correction: Array
-    covariance: Array
+    error: PoseError
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def fit_drift(tree: BranchTree, stretch: Stretch, before: Drift, prior: Array, n
         length = np.linalg.norm(offset, axis=1)
         outside = np.maximum(length - radii, 0.0)
         jacobian = displacement_jacobian(moved - center)
-        spread = np.einsum("nij,jk,nik->n", jacobian, before.covariance, jacobian) / 3.0 + noise_mm**2
+        spread = np.einsum("nij,jk,nik->n", jacobian, before.error.covariance, jacobian) / 3.0 + noise_mm**2
         weight = weight * (outside < OUTLYING * np.sqrt(spread))
         jacobian = jacobian - tangents[:, :, None] * np.einsum("ni,nij->nj", tangents, jacobian)[:, None]
         weighted = jacobian * (weight / variance)[:, None, None]
@@ -91,9 +91,7 @@ def fit_drift(tree: BranchTree, stretch: Stretch, before: Drift, prior: Array, n
         slope += push.T @ (firm * outside)
         change = np.linalg.solve(normal, -slope - information @ _twist(pose, center))
         pose = _about(exponential(change), center) @ pose
-        if np.abs(change[:3]).max() < 1e-5 and np.abs(change[3:]).max() < 1e-3:
-            break
-    return Drift(pose, np.linalg.inv(normal))
+    return Drift(pose, PoseError(np.linalg.inv(normal), center))
 
 
 def _stations(tree: BranchTree, points: Array, possible: NDArray[np.bool_]) -> NDArray[np.intp]:

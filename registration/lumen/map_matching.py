@@ -62,10 +62,11 @@ def match(
     else:
         # Half a millimeter of the station raster, and what the catheter may have moved.
         sigma = math.hypot(moved_mm, 1.0)
-        reach = tree.distances[belief.stations]
-        active = np.flatnonzero((reach < 4.5 * sigma + 2.0).any(axis=0))
-        kernel = np.exp((-0.5 / sigma**2) * reach[:, active] ** 2)
-        prior = belief.weight @ (kernel / np.maximum(kernel.sum(axis=1, keepdims=True), 1e-300))
+        from_best = tree.distances[belief.stations[belief.weight.argmax()]]
+        active = np.flatnonzero(from_best < from_best[belief.stations].max() + 4.5 * sigma + 2.0)
+        kernel = tree.distances[np.ix_(belief.stations, active)]
+        kernel = np.exp((-0.5 / sigma**2) * kernel * kernel)
+        prior = (belief.weight / kernel.sum(axis=1)) @ kernel
     offset = tip - tree.points[active]
     along = np.einsum("ni,ni->n", offset, tree.tangents[active])
     across = np.maximum(np.einsum("ni,ni->n", offset, offset) - along**2, 0.0)

@@ -101,23 +101,24 @@ class LumenTracker:
         if registered is not None:
             prior = prior + registered.about(self.tree.middle).covariance
         nothing = Stretch(np.zeros((0, 3)), np.zeros(0), np.zeros((0, len(self.tree.names)), dtype=bool))
-        return LumenTrack(prior, Drift(np.eye(4), prior), nothing)
+        return LumenTrack(prior, Drift(np.eye(4), PoseError(prior, self.tree.middle)), nothing)
 
     def follow(self, track: LumenTrack, time_s: float, tip: ArrayLike) -> LumenTrack:
         """What is known after one fix: time, and the tip (3,) in image space as registered, mm."""
         fix = np.asarray(tip, dtype=np.float64).ravel()
-        if fix.shape != (3,) or not np.isfinite(fix).all() or not math.isfinite(time_s):
+        if fix.shape != (3,) or not math.isfinite(fix.sum()) or not math.isfinite(time_s):
             return replace(track, skipped=track.skipped + 1)
         if track.time_s is not None and time_s <= track.time_s:
             return replace(track, skipped=track.skipped + 1)
         moved = 0.0 if track.time_s is None else self.speed_mm_s * (time_s - track.time_s)
-        there = apply_to_points(track.drift.correction, fix)
-        variance = float(np.trace(self.error(track).point_covariance(there))) / 3.0
+        correction = track.drift.correction
+        there = correction[:3, :3] @ fix + correction[:3, 3]
+        variance = track.drift.error.mean_square(there) / 3.0
         belief = match(self.tree, track.belief, there, moved_mm=moved, noise_mm=self.noise_mm, doubt_mm2=variance)
         # Averages over a stretch of path: single fixes of a resting catheter would count its place many times.
         pending = (*track.pending, fix)
-        track = replace(track, belief=belief, time_s=time_s, tip=fix, pending=pending)
-        step = float(np.linalg.norm(fix - pending[0]))
+        track = LumenTrack(track.prior, track.drift, track.stretch, belief, time_s, fix, pending, track.skipped)
+        step = math.dist(fix, pending[0])
         if step < max(LEAST_MOVE_MM, 3.0 * self.noise_mm):
             return track
         stretch = self._longer(track, belief, np.mean(pending, axis=0), step, variance)
@@ -140,15 +141,11 @@ class LumenTracker:
             np.vstack([old.possible[kept], possible]),
         )
 
-    def error(self, track: LumenTrack) -> PoseError:
-        """Covariance of the correction, about the vessel's middle."""
-        return PoseError(track.drift.covariance, self.tree.middle)
-
     def state(self, track: LumenTrack) -> LumenState | None:
         """Where the catheter is; None before the first fix."""
         if track.belief is None or track.tip is None or track.time_s is None:
             return None
-        tree, error = self.tree, self.error(track)
+        tree, error = self.tree, track.drift.error
         tip = apply_to_points(track.drift.correction, track.tip)
         active, weight = track.belief.stations, track.belief.weight
         branches = track.belief.by_branch(tree)
@@ -158,7 +155,7 @@ class LumenTracker:
         along = float(part @ tree.along[active[mine]])
         std = math.sqrt(max(0.0, float(part @ (tree.along[active[mine]] - along) ** 2)))
         gap = float(tree.outside(tip[None])[0])
-        doubt = 2.0 * float(np.sqrt(np.trace(error.point_covariance(tip)) / 3.0)) + 2.0 * self.noise_mm
+        doubt = 2.0 * math.sqrt(error.mean_square(tip) / 3.0) + 2.0 * self.noise_mm
         if gap <= 0.0:
             verdict = Verdict("pass", f"the tip lies in {tree.names[best]}, probability {branches[best]:.2f}")
         elif gap <= doubt:

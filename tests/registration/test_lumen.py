@@ -177,8 +177,8 @@ def test_what_is_not_known_of_the_registration_is_in_the_error_of_the_correction
     tracker = LumenTracker(BranchTree.from_branches(lines, radii), drift_mm=0.1, drift_deg=0.1)
     place = lines[0][30]
     registered = PoseError(np.diag([1e-4, 2e-4, 1e-4, 1.0, 4.0, 9.0]), np.array([100.0, -40.0, 20.0]))
-    wide = tracker.error(tracker.begin(registered)).point_covariance(place)
-    narrow = tracker.error(tracker.begin()).point_covariance(place)
+    wide = tracker.begin(registered).drift.error.point_covariance(place)
+    narrow = tracker.begin().drift.error.point_covariance(place)
     np.testing.assert_allclose(wide, registered.point_covariance(place) + narrow, rtol=1e-9)
 
 
