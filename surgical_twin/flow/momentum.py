@@ -4,8 +4,9 @@ Convection is linearized by the extrapolated velocity c and treated implicitly, 
 stabilization (`assembly`); all components share one scalar matrix.
 
 Convection is stabilized along streamlines by orthogonal subscales, tau (c.grad u - pi(c.grad u), c.grad v), pi being
-the lumped L2 projection of the extrapolated velocity's convection onto linear functions (Codina, Comput. Methods Appl.
-Mech. Engrg. 191 (2002) 4295-4321): consistent to the elements' order, where plain streamline diffusion is of first.
+the L2 projection of the extrapolated velocity's convection onto linear functions (Codina, Comput. Methods Appl. Mech.
+Engrg. 191 (2002) 4295-4321), lumped at order 1: consistent to the elements' order, where plain streamline diffusion is
+of first.
 With tau^-2 = (2 |c| / h)^2 + (12 nu / h^2)^2 + |grad c|^2; without the last part slow cells beside a jet's wall would
 be stabilized as if nothing changed across them.
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from surgical_twin.flow.assembly import ConstantMatrices, TransportAssembler, TransportPattern
 from surgical_twin.flow.bdf import Bdf2
 from surgical_twin.flow.conditions import GivenVelocities
+from surgical_twin.flow.convection_subscale import ConvectionSubscale
 from surgical_twin.flow.domain import FlowDomain
 from surgical_twin.flow.elements import LagrangeSpace
 from surgical_twin.flow.linear_cells import LinearCells
@@ -81,6 +83,7 @@ class Momentum:
         self._size = domain.element_length / space.order
         self.linear = LinearCells(domain, pattern, density, rheology, LAG_CFL, comm) if space.order == 1 else None
         """of order 1 only"""
+        self._convection = ConvectionSubscale(domain, space) if space.order == 2 else None
 
     def crossing(self, velocity: Array) -> tuple[float, int]:
         """The largest number of cells that blood of a velocity (v, d) crosses in a second, and the cell where it is."""
@@ -134,13 +137,16 @@ class Momentum:
         values += (rho * bdf.rates[0]) * transport.mass_values
         load = (-rho) * (self._matrices.mass @ bdf.known(now, before))
         load -= self._matrices.tested_gradient(pressure)
-        lagged = (1.0 / np.maximum(1.0, speed * bdf.length / (LAG_CFL * size)) ** 2)[:, None, None]
-        convected = np.einsum("ek,ekc->ec", along, slope_now + (bdf.ratio * lagged) * (slope_now - slope_before))
-        subscale = transport.smoothed(convected) * (rho * tau)[:, None]
-        flux = along[:, :, None] * subscale[:, None, :]
+        lagged = 1.0 / np.maximum(1.0, speed * bdf.length / (LAG_CFL * size)) ** 2
+        if self._convection is not None:
+            load += self._convection.load(along, now, before, bdf.ratio * lagged, rho * tau)
+        else:
+            ahead = (bdf.ratio * lagged)[:, None, None]
+            convected = np.einsum("ek,ekc->ec", along, slope_now + ahead * (slope_now - slope_before))
+            subscale = transport.smoothed(convected) * (rho * tau)[:, None]
+            load += transport.tested_with_gradient(along[:, :, None] * subscale[:, None, :])
         if transposed is not None:
-            flux -= transposed
-        load += transport.tested_with_gradient(flux)
+            load -= transport.tested_with_gradient(transposed)
         return values, load, float((speed / size).max()) * bdf.length
 
     def viscosity(self, jacobian: Array) -> tuple[Array | float, Array | None]:

@@ -13,6 +13,7 @@ from surgical_twin.flow.assembly import TransportAssembler, TransportPattern
 from surgical_twin.flow.bdf import Bdf2
 from surgical_twin.flow.beds import Resistance
 from surgical_twin.flow.compiled import library
+from surgical_twin.flow.convection_subscale import ConvectionSubscale
 from surgical_twin.flow.domain import FlowDomain, FlowPort
 from surgical_twin.flow.elements import LagrangeSpace
 from surgical_twin.flow.inflow import GivenVelocity
@@ -202,6 +203,26 @@ def test_the_compiled_cells_give_the_equation_of_the_tensors(tube, dimension, la
     np.testing.assert_allclose(
         momentum.linear.pressure_subscale(pressure, 1e-9), tested, atol=1e-12 * np.abs(tested).max()
     )
+
+
+def test_on_quadratic_elements_convection_that_is_linear_is_not_stabilized(tube):
+    """tau (a.grad u - pi(a.grad u), a.grad v) vanishes for a quadratic u: pi reproduces linear functions exactly."""
+    domain = tube(3e-3, 9e-3, 2, 3)
+    space = LagrangeSpace(domain.points, domain.tetrahedra, 2)
+    fixed = np.unique(space.facet_nodes(domain.triangles[domain.triangle_tags == 1]))
+    pattern = TransportPattern(space, fixed, fixed, MPI.COMM_SELF)
+    assembler = TransportAssembler(domain, space, pattern, [])
+    random = np.random.default_rng(4)
+    x = space.points / 3e-3
+    now, before = ((x**2) @ random.normal(size=(3, 3)) + x @ random.normal(size=(3, 3)) for _ in range(2))
+    along = np.tile(random.normal(size=3), (len(domain.tetrahedra), 1))
+    weight = random.uniform(1, 2, len(domain.tetrahedra))
+    values = assembler.values(np.zeros_like(x), 1.0, along, weight, 0.0)
+    inner, outer = pattern.parts(values[:-1])
+    ahead = np.full(len(weight), 0.7)
+    u = now + 0.7 * (now - before)
+    load = ConvectionSubscale(domain, space).load(along, now, before, ahead, weight)[pattern.free]
+    np.testing.assert_allclose(load, inner @ u[pattern.free] + outer @ u[fixed], atol=1e-6 * np.abs(load).max())
 
 
 def test_without_a_compiler_it_is_said_in_a_sentence(tmp_path, monkeypatch):
