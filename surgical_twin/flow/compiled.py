@@ -15,7 +15,7 @@ from pathlib import Path
 
 from surgical_twin.errors import InputError
 
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-std=c99", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-std=gnu99", "-shared", "-fPIC")
 
 
 @cache
