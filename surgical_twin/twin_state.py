@@ -152,6 +152,8 @@ def _parameters(model: SessionModel, log_factors: Array) -> dict[str, Estimate]:
 def _flags(model: SessionModel, state: SessionState, time_ns: int, *, tip_known: bool) -> list[str]:
     """Everything that forbids trusting the state as it stands."""
     flags = []
+    if model.reduced.estimated:
+        flags.append("flow_model_estimated")
     if state.lag_ns > OVERLOADED_NS:
         flags.append("overloaded")
     if state.started is None:

@@ -111,18 +111,19 @@ class Beat:
         return np.asarray(self.outlet_pressure.mean(axis=0))
 
 
-def periodic_beat(circulation: Circulation, start: PortState | None = None) -> Beat:
+def periodic_beat(circulation: Circulation, start: PortState | None = None, *, time_step: float = TIME_STEP) -> Beat:
     """Run an ensemble until a beat repeats.
 
     Args:
         circulation: whose.
         start: from where; the steady state of the mean inflow where None.
+        time_step: s, at most.
 
     Raises:
         InputError: it does not settle.
     """
     waveform, scale = circulation.waveform, circulation.scale
-    steps = max(16, int(np.ceil(waveform.period / TIME_STEP)))
+    steps = max(16, int(np.ceil(waveform.period / time_step)))
     step = waveform.period / steps
     stepper = circulation.model.stepper(circulation.parameters, step)
     state = start or circulation.model.steady_state(circulation.parameters, scale * waveform.mean)
