@@ -481,10 +481,10 @@ def fda(quick: bool) -> Figures:
         return {name: figure(None, goal, "m/s", "takes minutes; run without --quick") for name, goal in goals.items()}
     domain = nozzle()
     flow = PeriodicWaveform.constant(5.20624e-6, 1.0)
-    solver = NavierStokes(domain, inflow=flow, outlets={"outlet": GivenPressure(0.0)}, time_step=0.004, density=1056.0,
-                          rheology=Newtonian(3.5e-3), max_cfl=8.0)  # fmt: skip
+    solver = NavierStokes(domain, inflow=flow, outlets={"outlet": GivenPressure(0.0)}, time_step=0.002, density=1056.0,
+                          rheology=Newtonian(3.5e-3))  # fmt: skip
     begin = clock.perf_counter()
-    for _ in range(400):
+    for _ in range(500):
         solver.step()
     console.print(
         f"FDA: {len(domain.tetrahedra)} tetrahedra, {solver.parts} steps, {clock.perf_counter() - begin:.0f} s"
