@@ -220,6 +220,23 @@ class Estimate(msgspec.Struct, frozen=True, gc=False):
     upper: float
 
 
+class VesselPlace(msgspec.Struct, frozen=True, gc=False):
+    """Where in the vessel tree a tool's tip is."""
+
+    branch: str
+    """The likeliest one, by its number in the case's ``branches.csv``."""
+    probability: float
+    """Of that branch."""
+    along_mm: Estimate
+    """Distance from the branch's beginning, mm."""
+    outside_mm: float
+    """How far the shown tip lies outside the lumen, mm; 0 inside."""
+    drift_mm: float
+    """How far the registration is off at the tip by what a catheter in the lumen shows, mm."""
+    drift_deviation_mm: float
+    """RMS error of that and of the registration together, mm."""
+
+
 class TwinState(_Message, frozen=True, kw_only=True, gc=False):
     """What the twin says at one tick."""
 
@@ -254,6 +271,8 @@ class TwinState(_Message, frozen=True, kw_only=True, gc=False):
     counters: dict[str, int]
     innovation: float | None
     """Last observation minus prediction, in expected standard deviations."""
+    vessel_place: VesselPlace | None = None
+    """Where in the vessel tree the tip is; None where that is not known."""
 
 
 Message = (
