@@ -160,9 +160,10 @@ class McapWriter:
 
     def _close_chunk(self) -> None:
         """Write the chunk that is open with the index of its messages, where it has any."""
-        entries = {channel: found for channel, found in self._entries.items() if found}
-        if not entries:
+        filled = [item for item in self._entries.items() if item[1]]
+        if not filled:
             return
+        entries = dict(sorted(filled, key=lambda item: item[1][1]))
         records = b"".join(self._parts)
         self._parts, self._length = [], 0
         self._entries = {channel: [] for channel in self._entries}
