@@ -12,6 +12,7 @@ import argparse
 import cProfile
 import json
 import os
+import pickle
 import pstats
 import subprocess
 import sys
@@ -40,14 +41,17 @@ from surgical_twin.flow.rheology import Newtonian
 from surgical_twin.flow.run import run_flow
 from surgical_twin.flow.wall_shear import BodyForce
 from surgical_twin.flow.waveform import PeriodicWaveform
-from surgical_twin.flow.windkessel import tune_windkessels
+from surgical_twin.flow.windkessel import Windkessel, tune_windkessels
 from surgical_twin.training import flow_domain
 
 HERE = Path(__file__).resolve().parent
 console = Console(width=120)
 DRAG = 6.18533
 TOLERANCE = 1e-6
-LIMIT = 240
+LIMIT = 480
+MPIEXEC = str(Path(sys.prefix) / "bin" / "mpiexec")
+BEAT, STEP, LATE = 0.8, 0.0025, 0.1
+"""s: a heart beat, the time step, and from when on errors count: before, the flow grows from rest"""
 
 
 def channel(around: int, layers: int, along: int, deep: int) -> tuple[FlowDomain, np.ndarray]:
@@ -109,12 +113,11 @@ def comparison(peers: str, quick: bool) -> dict[str, Any]:
         path, points=domain.points, cells=domain.tetrahedra, facets=domain.triangles, tags=tags, size=np.array(size)
     )
     console.print(f"{len(domain.tetrahedra)} tetrahedra, {len(domain.points)} nodes, {steps} steps of {step} s")
-    mpiexec = str(Path(sys.prefix) / "bin" / "mpiexec")
     results: dict[str, Any] = {}
     for order in (1, 2):
         for count in (1, 2):
             results[f"ours_{order}_{count}"] = started(
-                [mpiexec, "-n", str(count), sys.executable, __file__, "--worker", str(path), str(order), str(step),
+                [MPIEXEC, "-n", str(count), sys.executable, __file__, "--worker", str(path), str(order), str(step),
                  str(steps)]
             )  # fmt: skip
     for name in ("kratos", "ngsolve"):
@@ -128,8 +131,8 @@ def comparison(peers: str, quick: bool) -> dict[str, Any]:
     return results
 
 
-def beat(quick: bool) -> dict[str, Any]:
-    """A pulsatile bifurcation: a beat, its temporal error against a third of the step, and where the time goes."""
+def bifurcation(quick: bool) -> tuple[FlowDomain, PeriodicWaveform, dict[str, Windkessel]]:
+    """A stenosed bifurcation as planning meshes it, its inflow, and its outlets' Windkessels."""
     image = stenosed_bifurcation(seed=1).image
     level_set = segment_lumen(image).level_set
     centerline = extract_centerline(level_set)
@@ -138,53 +141,130 @@ def beat(quick: bool) -> dict[str, Any]:
     domain = flow_domain(
         mesh_lumen(trimmed, ports, edges_across=7.0 if quick else 10.0, max_tetrahedra=25_000 if quick else 100_000)
     )
-    wave = PeriodicWaveform.named("peripheral", mean=0.15 * domain.inlet.area, period=0.8)
+    wave = PeriodicWaveform.named("peripheral", mean=0.15 * domain.inlet.area, period=BEAT)
     radii = {port.name: port.radius for port in domain.outlets}
-    beds = tune_windkessels(wave, radii, mean_pressure=93 * 133.322, pulse_pressure=40 * 133.322)
+    return domain, wave, tune_windkessels(wave, radii, mean_pressure=93 * 133.322, pulse_pressure=40 * 133.322)
 
-    def run(step: float) -> tuple[Any, float]:
-        begin = time.perf_counter()
-        done = run_flow(domain, inflow=wave, outlets=beds, duration=0.8, time_step=step, snapshot_every=8)
-        return done, time.perf_counter() - begin
 
+def beat_of(path: Path, step: float) -> dict[str, Any]:
+    """One beat of a stored bifurcation by all processes of the world: its time, where it goes, the ports' pressures."""
+    with path.open("rb") as stream:
+        domain, wave, beds = pickle.load(stream)
+    comm = MPI.COMM_WORLD
     profiler = cProfile.Profile()
     profiler.enable()
-    done, spent = run(0.0025)
+    begin = time.perf_counter()
+    done = run_flow(domain, inflow=wave, outlets=beds, duration=BEAT, time_step=step, snapshot_every=8,
+                    comm=comm if comm.size > 1 else None)  # fmt: skip
+    spent = time.perf_counter() - begin
     profiler.disable()
-    fine, _ = run(0.0025 / 3)
-    drops = [one.port_pressure[:, :1] - one.port_pressure[:, 1:] for one in (done, fine)]
-    places = np.searchsorted(fine.time, done.time - 1e-9)
-    late = slice(40, None)
-    error = np.abs(drops[0] - drops[1][places])[late].max(axis=0) / np.abs(drops[1]).max(axis=0)
-    whole = np.abs(done.port_pressure - fine.port_pressure[places])[late].max() / fine.port_pressure.mean()
-    shares = _shares(profiler, spent)
-    console.print(f"bifurcation of {len(domain.tetrahedra)} tetrahedra: {spent:.1f} s for a beat on one core, "
-                  f"{done.figures['parts']:.0f} steps, CFL {done.figures['max_cfl']:.1f}; error in time: pressure "
-                  f"{100 * whole:.2f} %, pressure drops {np.round(100 * error, 2)} %; {shares}")  # fmt: skip
     return {
         "seconds": spent,
-        "error": 100 * whole,
-        "drop": 100 * error.max(),
-        "cells": len(domain.tetrahedra),
-        **shares,
+        "parts": done.figures["parts"],
+        "max_cfl": done.figures["max_cfl"],
+        "time": done.time.tolist(),
+        "pressure": done.port_pressure.tolist(),
+        "shares": _shares(profiler, spent),
     }
+
+
+SHARES = {
+    "setup": ("navier_stokes.py", "__init__"),
+    "assembly": ("linear_cells.py", "equation"),
+    "velocity_solve": ("linear_solvers.py TransportSolver", "solve"),
+    "pressure_solve": ("linear_solvers.py PressureSolver", "solve"),
+    "pressure_subscales": ("linear_cells.py", "pressure_subscale"),
+    "output": ("run.py", "take"),
+}
 
 
 def _shares(profiler: cProfile.Profile, spent: float) -> dict[str, float]:
-    """Parts of the time [%]."""
-    names = {
-        ("assembly.py", "values"): "assembly",
-        ("linear_solvers.py", "solve"): "solves",
-        ("navier_stokes.py", "_project"): "projection",
-        ("run.py", "take"): "output",
+    """Parts of the time [%]; no mass matrix is solved."""
+    lines = {
+        function.__code__.co_firstlineno: name
+        for name, function in (
+            ("TransportSolver", linear_solvers.TransportSolver.solve),
+            ("PressureSolver", linear_solvers.PressureSolver.solve),
+        )
     }
-    found = dict.fromkeys(names.values(), 0.0)
+    found = dict.fromkeys(SHARES, 0.0)
     for (file, line, function), row in pstats.Stats(profiler).stats.items():  # type: ignore[attr-defined]
-        for (wanted, name), key in names.items():
-            if file.endswith(wanted) and function == name:
-                found[key] = found[key] + 100 * row[3] / spent if key == "solves" else 100 * row[3] / spent
-        _ = line
-    return {f"share_{name}": round(value, 1) for name, value in found.items()}
+        place = Path(file).name
+        if place == "linear_solvers.py":
+            place = f"{place} {lines.get(line, '')}"
+        for name, wanted in SHARES.items():
+            if (place, function) == wanted:
+                found[name] += 100 * row[3] / spent
+    return {name: round(value, 1) for name, value in found.items()}
+
+
+def beat(quick: bool) -> dict[str, Any]:
+    """A pulsatile bifurcation on one and two processes: a beat, its temporal error against a third of the step."""
+    domain, wave, beds = bifurcation(quick)
+    path = Path(tempfile.mkdtemp()) / "bifurcation.pickle"
+    with path.open("wb") as stream:
+        pickle.dump((domain, wave, beds), stream)
+
+    def run(processes: int, step: float) -> dict[str, Any]:
+        return started([MPIEXEC, "-n", str(processes), sys.executable, __file__, "--beat", str(path), str(step)])
+
+    one, two, fine = run(1, STEP), run(2, STEP), run(1, STEP / 3)
+    found: dict[str, Any] = {"cells": len(domain.tetrahedra), "one": one, "two": two, "fine": fine}
+    if "why" in one or "why" in fine:
+        return found
+    time_now, time_fine = np.array(one["time"]), np.array(fine["time"])
+    now, exact = np.array(one["pressure"]), np.array(fine["pressure"])
+    exact = exact[np.searchsorted(time_fine, time_now - 1e-9)]
+    late = time_now > LATE
+    drops = [pressure[:, :1] - pressure[:, 1:] for pressure in (now, exact)]
+    found["drop"] = 100 * float((np.abs(drops[0] - drops[1])[late].max(axis=0) / np.abs(drops[1]).max(axis=0)).max())
+    found["error"] = 100 * float(np.abs(now - exact)[late].max() / exact.mean())
+    console.print(f"bifurcation of {len(domain.tetrahedra)} tetrahedra: {one['seconds']:.1f} s for a beat on one core, "
+                  f"{two.get('seconds', np.nan):.1f} s on two, {one['parts']:.0f} steps, CFL {one['max_cfl']:.1f}; "
+                  f"error in time: pressure {found['error']:.2f} %, drop {found['drop']:.2f} %; "
+                  f"{one['shares']}")  # fmt: skip
+    return found
+
+
+def figure(value: float | None, goal: str, unit: str, why: str = "") -> dict[str, Any]:
+    return {"value": value, "goal": goal, "unit": unit, **({"why": why} if why else {})}
+
+
+def peers_figures(results: dict[str, Any]) -> dict[str, Any]:
+    """Seconds per step and error of each, and how many times faster than the peers ours is."""
+    figures: dict[str, Any] = {}
+    for name, values in results.items():
+        why = values.get("why", "")
+        figures[f"{name}_seconds_per_step"] = figure(values.get("seconds_per_step"), "> 0", "s", why)
+        drag = values.get("drag")
+        error = None if drag is None else 100 * abs(drag / DRAG - 1)
+        figures[f"{name}_drag_error"] = figure(error, ">= 0", "%", why)
+    for peer, order in (("kratos", 1), ("ngsolve", 2)):
+        us, them = results[f"ours_{order}_2"].get("seconds_per_step"), results[peer].get("seconds_per_step")
+        ratio = them / us if us and them else None
+        figures[f"times_faster_than_{peer}"] = figure(ratio, ">= 1.5", "ratio", results[peer].get("why", ""))
+    for order in (1, 2):
+        one, two = (results[f"ours_{order}_{count}"].get("seconds_per_step") for count in (1, 2))
+        ratio = one / two if one and two else None
+        figures[f"speed_up_of_two_processes_order_{order}"] = figure(ratio, "> 1", "ratio")
+    return figures
+
+
+def beat_figures(pulse: dict[str, Any]) -> dict[str, Any]:
+    """Of the pulsatile bifurcation."""
+    one, two = pulse["one"], pulse["two"]
+    cells = f"{pulse['cells']} tetrahedra"
+    figures = {
+        "beat_seconds": figure(two.get("seconds"), "<= 90", "s", two.get("why", f"{cells}, two processes")),
+        "beat_seconds_one_process": figure(one.get("seconds"), "<= 90", "s", one.get("why", cells)),
+        "beat_temporal_error": figure(
+            pulse.get("error"), "<= 1", "%", "largest error of a port's pressure, of the mean pressure"
+        ),
+        "beat_temporal_error_of_drop": figure(pulse.get("drop"), "<= 1", "%", "of the largest pressure drop"),
+    }
+    for name, value in one.get("shares", {}).items():
+        figures[f"beat_share_{name}"] = figure(value, ">= 0", "%")
+    return figures
 
 
 def main() -> None:
@@ -192,37 +272,25 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--peers", default=sys.executable)
     parser.add_argument("--worker", nargs=4, default=None)
+    parser.add_argument("--beat", nargs=2, default=None)
+    parser.add_argument("--only", choices=("beat", "peers"), default=None)
     options = parser.parse_args()
+    if options.beat:
+        spent = beat_of(Path(options.beat[0]), float(options.beat[1]))
+        if MPI.COMM_WORLD.rank == 0:
+            print(json.dumps(spent))
+        return
     if options.worker:
         path, order, step, steps = options.worker
         found = ours(Path(path), int(order), float(step), int(steps))
         if MPI.COMM_WORLD.rank == 0:
             print(json.dumps(found))
         return
-    results = comparison(options.peers, options.quick)
     figures: dict[str, Any] = {}
-
-    def put(name: str, value: float | None, goal: str, unit: str, why: str = "") -> None:
-        figures[name] = {"value": value, "goal": goal, "unit": unit, **({"why": why} if why else {})}
-
-    for name, values in results.items():
-        put(f"{name}_seconds_per_step", values.get("seconds_per_step"), "> 0", "s", values.get("why", ""))
-        drag = values.get("drag")
-        error = None if drag is None else 100 * abs(drag / DRAG - 1)
-        put(f"{name}_drag_error", error, ">= 0", "%", values.get("why", ""))
-    for peer, order in (("kratos", 1), ("ngsolve", 2)):
-        us, them = results[f"ours_{order}_2"].get("seconds_per_step"), results[peer].get("seconds_per_step")
-        ratio = them / us if us and them else None
-        put(f"times_faster_than_{peer}", ratio, ">= 1.5", "ratio", results[peer].get("why", ""))
-    for order in (1, 2):
-        one, two = (results[f"ours_{order}_{count}"].get("seconds_per_step") for count in (1, 2))
-        put(f"speed_up_of_two_processes_order_{order}", one / two if one and two else None, "> 1", "ratio")
-    pulse = beat(options.quick)
-    put("beat_seconds", pulse["seconds"], "<= 90", "s", f"{pulse['cells']} tetrahedra, one core")
-    put("beat_temporal_error", pulse["error"], "<= 1", "%", "largest error of a port's pressure, of the mean pressure")
-    put("beat_temporal_error_of_drop", pulse["drop"], "<= 1", "%", "of the largest pressure drop")
-    for name in ("share_assembly", "share_solves", "share_projection", "share_output"):
-        put(f"beat_{name}", pulse[name], ">= 0", "%")
+    if options.only != "beat":
+        figures |= peers_figures(comparison(options.peers, options.quick))
+    if options.only != "peers":
+        figures |= beat_figures(beat(options.quick))
     print(json.dumps({"benchmark": "flow_speed", "figures": figures}))
 
 

@@ -19,16 +19,21 @@ from meshes.centerline import Centerline
 from meshes.files import read_centerline, read_lumen_mesh
 from meshes.lumen import Lumen
 from meshes.tetrahedra import LumenMesh
+from registration.point_files import read_point_file
+from surgical_twin.anatomy_estimate import UNCERTAINTY, estimated_model
 from surgical_twin.axis import Axis, main_axis, path_axis
 from surgical_twin.case import (
     ANATOMY,
+    BRANCHES,
     CENTERLINE,
+    CENTERLINE_TABLE,
     FIDUCIALS,
     IMAGE,
     LABELS,
     LEVEL_SET,
     MESH,
     REDUCED,
+    STENOSES,
     SURFACE,
     Case,
     write_table,
@@ -51,7 +56,6 @@ from surgical_twin.plan_anatomy import (
 )
 from surgical_twin.plan_anatomy import write_image as write_image
 from surgical_twin.plan_settings import read_flow
-from surgical_twin.session_model import read_points
 from surgical_twin.training import FlowConditions, RunJob, planned_windkessels, run_jobs, training_conditions
 from surgical_twin.units import METRES_PER_MM, PASCAL_PER_MMHG
 
@@ -102,7 +106,7 @@ def _anatomy(case: Case, request: PlanRequest, say: Say) -> None:
     )
     write_polydata(anatomy_surface(image, lumen), case.path(ANATOMY))
     say(0.7)
-    fiducials = skin_points(image) if given is None else read_points(Path(given))
+    fiducials = skin_points(image) if given is None else read_point_file(Path(given)).by_name()
     if len(fiducials) < 3:
         raise InputError(f"{given} names {len(fiducials)} fiducials; registration needs at least 3, better 6.")
     write_table(
@@ -181,6 +185,28 @@ def planned_conditions(case: Case, *, beats: float) -> FlowConditions:
     )
 
 
+def _estimate(case: Case, request: PlanRequest, say: Say) -> None:
+    """A flow model from the anatomy alone, which works until the trained one is there.
+
+    It lies where the trained model will; its record names no output, so that the trained model in its place does not
+    make it be done again, and a change of what it was made from does.
+    """
+    inputs = [MESH, CENTERLINE, CENTERLINE_TABLE, BRANCHES, STENOSES]
+    settings = {"circulation": _flow_text(case)}
+    if case.is_current("estimate", inputs, settings) and case.path(REDUCED).is_file() and case.path(SURFACE).is_file():
+        return
+    planned = planned_conditions(case, beats=1.0)
+    model = estimated_model(case, planned, training_conditions(planned))
+    say(0.8)
+    model.save(case.path(REDUCED))
+    write_polydata(display_surface(read_lumen_mesh(case.require(MESH)), model), case.path(SURFACE))
+    figures = {
+        "port_pressure_error_mmhg": round(float(model.port_pressure_error.max()) / PASCAL_PER_MMHG, 2),
+        "drop_uncertainty_percent": round(100.0 * UNCERTAINTY),
+    }
+    case.record_step("estimate", inputs=inputs, outputs=[], settings=settings, figures=figures)
+
+
 def _runs(case: Case, request: PlanRequest, say: Say) -> None:
     """The 3D runs."""
     settings = {**without_none(request.settings.training), "circulation": _flow_text(case)}
@@ -254,6 +280,7 @@ STEPS = (
     Step("mesh", "centerline, ports and mesh", mesh_step),
     Step("anatomy", "anatomy and fiducials", _anatomy),
     Step("circulation", "tuning the circulation", _circulation),
+    Step("estimate", "estimating the flow from the anatomy", _estimate),
     Step("runs", "3D flow", _runs),
     Step("reduced", "training the reduced model", _reduced),
 )

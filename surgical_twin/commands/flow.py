@@ -1,6 +1,8 @@
 """The command that solves a case's 3D flow."""
 
+import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +30,7 @@ def solve(case: CaseFolder, config: Config = None, beats: Beats = None, out_name
     world = MPI.COMM_WORLD
     first = world.rank == 0
     try:
+        refuse_foreign_launcher(world.size, os.environ)
         if beats is not None and beats < 1:
             raise InputError(f"--beats {beats} is not positive; give at least 1.")
         plan = read_solve(config)
@@ -82,3 +85,25 @@ def solve(case: CaseFolder, config: Config = None, beats: Beats = None, out_name
     change = run.get("beat_change")
     state = "not measured" if change is None else f"{100 * change:.2g} % from the periodic state"
     out.print(f"{solved.figures['beats']:g} beats, {state}; largest CFL number {run['max_cfl']:.1f}")
+
+
+def refuse_foreign_launcher(size: int, environment: Mapping[str, str]) -> None:
+    """Make sure that processes which were started together know of each other.
+
+    Started by the `mpiexec` of another MPI than mpi4py's, each would take itself for the only one, and all would solve
+    the same and write over each other's results.
+
+    Args:
+        size: how many processes this one knows of.
+        environment: in which launchers say how many they started.
+
+    Raises:
+        InputError: they do not.
+    """
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"):
+        started = environment.get(name, "")
+        if started.isdecimal() and int(started) > 1 and size == 1:
+            raise InputError(
+                f"This mpiexec started {started} processes that do not know of each other: it is of another MPI than "
+                f"this Python's; run the one of this installation, {Path(sys.prefix) / 'bin' / 'mpiexec'}."
+            )

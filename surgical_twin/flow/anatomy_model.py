@@ -153,11 +153,11 @@ class AnatomyModel:
     healthy: tuple[Element, ...]
     """per lesion: what the vessel would be without it, as counted in ``elements``"""
     radius: Array
-    """(branches,) median, m"""
+    """(branches,) usual, m"""
     length: Array
     """(branches,) m"""
-    recovery: Array
-    """(N,) Pa / (m^3/s)^2 of the inflow squared"""
+    junctions: Array
+    """(branches,) Pa / (m^3/s)^2 of the inflow squared: pressure that a branch loses where it leaves its parent"""
     density: float
     viscosity: float
 
@@ -171,6 +171,7 @@ class AnatomyModel:
         density: float,
         viscosity: float,
         angles_deg: Mapping[int, float] | None = None,
+        branch_radius_mm: Mapping[int, float] | None = None,
     ) -> AnatomyModel:
         """From a centerline with named ends.
 
@@ -181,6 +182,8 @@ class AnatomyModel:
             density: kg/m^3.
             viscosity: Pa s.
             angles_deg: by branch, the angle at which it leaves its parent; straight on where not given.
+            branch_radius_mm: by branch, its usual radius; the median of its sections where not given. A short branch
+                of a wide parent has much of its centerline inside the parent, where sections are not its own.
 
         Raises:
             InputError: no end of it is a named outlet.
@@ -196,48 +199,66 @@ class AnatomyModel:
                 feeds[index, column] = True
                 index = branches[index].parent
         radius = np.asarray(radius_mm, dtype=float) * METRES_PER_MM
-        median = np.array([float(np.median(radius[branch.point_ids])) for branch in branches])
+        usual = {index: value * METRES_PER_MM for index, value in (branch_radius_mm or {}).items()}
+        median = np.array([usual.get(branch.index, float(np.median(radius[branch.point_ids]))) for branch in branches])
         length = np.array([float(centerline.arc_length[branch.point_ids[-1]]) for branch in branches]) * METRES_PER_MM
-        elements = []
         healthy: list[Element] = []
-        for branch in branches:
-            own = radius[branch.point_ids].copy()
-            arc = centerline.arc_length[branch.point_ids] * METRES_PER_MM
-            for lesion in (lesion for lesion in lesions if lesion.branch == branch.index):
-                within = (arc >= lesion.start) & (arc <= lesion.start + lesion.length)
-                own[within] = 0.5 * lesion.reference_diameter
-            elements.append(_chain(arc, own, density, viscosity))
         for lesion in lesions:
             healthy.append(tube_element(lesion.length, lesion.reference_diameter, density=density, viscosity=viscosity))
         model = cls(
             outlets=outlets,
             feeds=feeds,
-            elements=tuple(elements),
+            elements=(),
             lesions=tuple(lesions),
             healthy=tuple(healthy),
             radius=median,
             length=length,
-            recovery=np.zeros(len(outlets)),
+            junctions=np.zeros(len(branches)),
             density=density,
             viscosity=viscosity,
         )
-        return replace(model, recovery=model._recovery(branches, angles_deg or {}))
+        elements = []
+        for branch in branches:
+            arc = centerline.arc_length[branch.point_ids] * METRES_PER_MM
+            own = model.healthy_radius(branch.index, arc, radius[branch.point_ids])
+            friction, inertance = friction_and_inertance(arc, own, model)
+            elements.append(Element(float(friction[-1]), 0.0, float(inertance[-1])))
+        return replace(model, elements=tuple(elements), junctions=model._junctions(branches, angles_deg or {}))
 
-    def _recovery(self, branches: Sequence[Branch], angles_deg: Mapping[int, float]) -> Array:
-        """(N,) static pressure from the inlet to each outlet by speed and junctions, at Murray's split."""
-        area = np.pi * self.radius**2
+    def healthy_radius(self, branch: int, arc: Array, radius: Array) -> Array:
+        """(n,) m, the radius along a branch with its lesions' reference in place of the lesions."""
+        own = radius.copy()
+        for lesion in (lesion for lesion in self.lesions if lesion.branch == branch):
+            own[(arc >= lesion.start) & (arc <= lesion.start + lesion.length)] = 0.5 * lesion.reference_diameter
+        return own
+
+    def murray_shares(self) -> Array:
+        """(branches,) which share of the inflow each carries when the outlets take it in proportion to r^3."""
         cubes = np.array([self.radius[np.flatnonzero(self.feeds[:, i])[-1]] ** 3 for i in range(len(self.outlets))])
-        share = self.feeds @ (cubes / cubes.sum())
-        speed = share / area
-        drops = np.zeros(len(self.outlets))
+        return np.asarray(self.feeds @ (cubes / cubes.sum()))
+
+    @property
+    def recovery(self) -> Array:
+        """(N,) Pa / (m^3/s)^2 of the inflow squared: what the junctions on the way to each outlet cost."""
+        return np.asarray(self.feeds.T.astype(float) @ self.junctions)
+
+    def for_outlets(self, names: tuple[str, ...]) -> AnatomyModel:
+        """The same with the outlets in another order."""
+        return replace(self, outlets=names, feeds=self.feeds[:, [self.outlets.index(name) for name in names]])
+
+    def _junctions(self, branches: Sequence[Branch], angles_deg: Mapping[int, float]) -> Array:
+        """(branches,) static pressure lost into each branch, at Murray's split."""
+        speed = self.murray_shares() / (np.pi * self.radius**2)
+        drops = np.zeros(len(branches))
         for index, branch in enumerate(branches):
-            parent = branch.parent
-            if parent is None:
-                continue
-            cosine = np.cos(0.75 * np.deg2rad(angles_deg.get(index, 0.0)))
-            drop = self.density * (speed[index] ** 2 - speed[parent] * speed[index] * cosine)
-            drops += np.where(self.feeds[index], drop, 0.0)
+            if branch.parent is not None:
+                cosine = np.cos(0.75 * np.deg2rad(angles_deg.get(index, 0.0)))
+                drops[index] = self.density * (speed[index] ** 2 - speed[branch.parent] * speed[index] * cosine)
         return drops
+
+    def with_lesion(self, number: int, lesion: Lesion) -> AnatomyModel:
+        """The same with another lesion in the place of one."""
+        return replace(self, lesions=(*self.lesions[:number], lesion, *self.lesions[number + 1 :]))
 
     def lesion_element(self, index: int) -> Element:
         """Young & Tsai's drop over a lesion."""
@@ -280,10 +301,10 @@ class AnatomyModel:
         )
 
 
-def _chain(arc: Array, radius: Array, density: float, viscosity: float) -> Element:
-    """Short tubes in series, from points along a branch."""
+def friction_and_inertance(arc: Array, radius: Array, blood: AnatomyModel) -> tuple[Array, Array]:
+    """(n,) Pa s/m^3 and (n,) Pa s^2/m^3 of short tubes in series, from the first of points (n,) m along a branch on."""
     step = np.diff(arc)
     middle = 0.5 * (radius[1:] + radius[:-1])
-    friction = 8.0 * viscosity / np.pi * float((step / middle**4).sum())
-    inertance = FAST_INERTANCE * density / np.pi * float((step / middle**2).sum())
-    return Element(friction, 0.0, inertance)
+    friction = 8.0 * blood.viscosity / np.pi * np.cumsum(step / middle**4)
+    inertance = FAST_INERTANCE * blood.density / np.pi * np.cumsum(step / middle**2)
+    return np.concatenate([[0.0], friction]), np.concatenate([[0.0], inertance])

@@ -108,6 +108,12 @@ class TransportPattern:
     Rows are the free nodes (all but those of given velocity), in an order that keeps neighbors together (reverse
     Cuthill-McKee). Columns are the free nodes (part ``free``) and the nodes of given, not vanishing velocity (part
     ``given``). With several processes each keeps a contiguous share of the rows.
+
+    Attributes:
+        number: (v,) place of each node among the columns; -1 of those whose velocity vanishes.
+        cells: those that touch rows which are kept.
+        positions: where the entries of these cells' matrices go, one cell after another; `entries` if nowhere.
+        entries: how many are kept.
     """
 
     def __init__(self, space: LagrangeSpace, fixed: Indices, given: Indices, comm: MPI.Comm) -> None:
@@ -147,8 +153,8 @@ class TransportPattern:
         of_given = columns >= size
         keys = ((of_given * height) + rows - self.first) * width + np.where(of_given, columns - size, columns)
         entries, inverse = np.unique(keys[kept], return_inverse=True)
-        self._positions = np.full(len(rows), len(entries), dtype=np.int64)
-        self._positions[kept] = inverse
+        self.positions: Indices = np.full(len(rows), len(entries), dtype=np.int64)
+        self.positions[kept] = inverse
         self.entries = len(entries)
         entry_rows = entries // width
         self._split = int(np.searchsorted(entry_rows, height))
@@ -157,19 +163,19 @@ class TransportPattern:
         self._given_pointers = np.searchsorted(entry_rows[self._split :] - height, np.arange(height + 1))
         self._shape = height, size, len(self.given)
         self._corner_entries = corners * corners
-        self._number = number
+        self.number = number
         self._width = width
         self._keys = entries
 
     def add(self, local: Array, begin: int, into: Array) -> None:
         """Add element matrices (e, c, c) of the kept cells from ``begin`` on to values (entries + 1,)."""
-        positions = self._positions[begin * self._corner_entries :][: local.size]
+        positions = self.positions[begin * self._corner_entries :][: local.size]
         into += np.bincount(positions, weights=local.ravel(), minlength=self.entries + 1)
 
     def scatter(self, nodes: Indices) -> Indices:
         """Where the entries of element matrices with these nodes (f, c) go: (f c c,), the last place if nowhere."""
         corners = nodes.shape[1]
-        local = self._number[nodes]
+        local = self.number[nodes]
         rows = np.repeat(local, corners, axis=1).ravel()
         columns = np.tile(local, (1, corners)).ravel()
         height, size, _ = self._shape
@@ -338,12 +344,16 @@ class TransportAssembler:
             else:
                 coefficients[corners * dimension :] += np.asarray(viscosity)[cells] * self._metric[:, part]
             self.pattern.add(coefficients.T @ self._tensor, begin, values)
+        self.add_backflow(velocity, density, values)
+        return values
+
+    def add_backflow(self, velocity: Array, density: float, values: Array) -> None:
+        """Add 1/2 rho <max(c.n, 0) u, v> on the open ports to values (entries + 1,) for a velocity c (v, d)."""
         if len(self._face_nodes):
             nodal = velocity[self._face_nodes]
             outward = np.einsum("fad,fd->fa", nodal, self._face_vectors) @ self.space.facet_reference.values.T
             local = (0.5 * density * np.maximum(outward, 0.0)) @ self._face_tensor
-            values += np.bincount(self._face_positions, weights=local.ravel(), minlength=len(values))
-        return values
+            np.add.at(values, self._face_positions, local.ravel())
 
 
 def boundary_flux(domain: FlowDomain, space: LagrangeSpace, tags: list[int]) -> tuple[sp.csr_matrix, ...]:

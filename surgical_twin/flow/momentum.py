@@ -4,8 +4,9 @@ Convection is linearized by the extrapolated velocity c and treated implicitly, 
 stabilization (`assembly`); all components share one scalar matrix.
 
 Convection is stabilized along streamlines by orthogonal subscales, tau (c.grad u - pi(c.grad u), c.grad v), pi being
-the lumped L2 projection of the extrapolated velocity's convection onto linear functions (Codina, Comput. Methods Appl.
-Mech. Engrg. 191 (2002) 4295-4321): consistent to the elements' order, where plain streamline diffusion is of first.
+the L2 projection of the extrapolated velocity's convection onto linear functions (Codina, Comput. Methods Appl. Mech.
+Engrg. 191 (2002) 4295-4321), lumped at order 1: consistent to the elements' order, where plain streamline diffusion is
+of first.
 With tau^-2 = (2 |c| / h)^2 + (12 nu / h^2)^2 + |grad c|^2; without the last part slow cells beside a jet's wall would
 be stabilized as if nothing changed across them.
 
@@ -23,8 +24,10 @@ from numpy.typing import NDArray
 from surgical_twin.flow.assembly import ConstantMatrices, TransportAssembler, TransportPattern
 from surgical_twin.flow.bdf import Bdf2
 from surgical_twin.flow.conditions import GivenVelocities
+from surgical_twin.flow.convection_subscale import ConvectionSubscale
 from surgical_twin.flow.domain import FlowDomain
 from surgical_twin.flow.elements import LagrangeSpace
+from surgical_twin.flow.linear_cells import LinearCells
 from surgical_twin.flow.linear_solvers import MPI, TransportSolver
 from surgical_twin.flow.rheology import CarreauYasuda, Newtonian
 
@@ -40,8 +43,6 @@ class Tentative:
 
     velocity: Array
     """(v, d) m/s"""
-    subscale_time: Array
-    """(m,) tau, s"""
     cfl: float
     """largest CFL number"""
 
@@ -80,10 +81,17 @@ class Momentum:
         self.transport = TransportAssembler(domain, space, pattern, open_tags)
         self._solver = TransportSolver(pattern, comm)
         self._size = domain.element_length / space.order
+        self.linear = LinearCells(domain, pattern, density, rheology, LAG_CFL, comm) if space.order == 1 else None
+        """of order 1 only"""
+        self._convection = ConvectionSubscale(domain, space) if space.order == 2 else None
 
-    def crossing_rate(self, velocity: Array) -> Array:
-        """(m,) cells that blood of a velocity (v, d) crosses in a second, by cell."""
-        return np.linalg.norm(self.transport.cell_mean(velocity), axis=1) / self._size
+    def crossing(self, velocity: Array) -> tuple[float, int]:
+        """The largest number of cells that blood of a velocity (v, d) crosses in a second, and the cell where it is."""
+        if self.linear is not None:
+            return self.linear.crossing(velocity)
+        rate = np.linalg.norm(self.transport.cell_mean(velocity), axis=1) / self._size
+        cell = int(np.argmax(rate))
+        return float(rate[cell]), cell
 
     def solve(self, now: Array, before: Array, pressure: Array, boundary: Array, bdf: Bdf2, time: float) -> Tentative:
         """The tentative velocity at the end of a step.
@@ -99,6 +107,21 @@ class Momentum:
         Raises:
             SolverFailed: the matrix is no longer one of a flow.
         """
+        convecting = bdf.ahead(now, before)
+        if self.linear is not None:
+            values, load, cfl = self.linear.equation(now, before, pressure, bdf)
+            self.transport.add_backflow(convecting, self._density, values)
+        else:
+            values, load, cfl = self.equation(now, before, pressure, bdf)
+        if self._body_force is not None:
+            load += self._matrices.mass @ self._body_force(self._space.points, time)
+        return Tentative(self._solver.solve(values, load, boundary, convecting), cfl)
+
+    def equation(self, now: Array, before: Array, pressure: Array, bdf: Bdf2) -> tuple[Array, Array, float]:
+        """The matrix's values (entries + 1,), the load (v, d), and the largest CFL number, on elements of any order.
+
+        Arguments as of `solve`.
+        """
         rho, transport, size = self._density, self.transport, self._size
         dimension = self._domain.dimension
         convecting = bdf.ahead(now, before)
@@ -108,25 +131,23 @@ class Momentum:
         slope_now, slope_before = slopes[:, :, :dimension], slopes[:, :, dimension:]
         jacobian = bdf.ahead(slope_now, slope_before)
         viscosity, transposed = self.viscosity(jacobian)
-        kinematic = np.max(viscosity) / rho
         shear = np.einsum("ekc,ekc->e", jacobian, jacobian)
-        tau = 1.0 / np.sqrt((2.0 * speed / size) ** 2 + (12.0 * kinematic / size**2) ** 2 + shear)
+        tau = 1.0 / np.sqrt((2.0 * speed / size) ** 2 + (12.0 * viscosity / (rho * size**2)) ** 2 + shear)
         values = transport.values(convecting, rho, along, rho * tau, viscosity)
         values += (rho * bdf.rates[0]) * transport.mass_values
-
         load = (-rho) * (self._matrices.mass @ bdf.known(now, before))
         load -= self._matrices.tested_gradient(pressure)
-        if self._body_force is not None:
-            load += self._matrices.mass @ self._body_force(self._space.points, time)
-        lagged = (1.0 / np.maximum(1.0, speed * bdf.length / (LAG_CFL * size)) ** 2)[:, None, None]
-        convected = np.einsum("ek,ekc->ec", along, slope_now + (bdf.ratio * lagged) * (slope_now - slope_before))
-        subscale = transport.smoothed(convected) * (rho * tau)[:, None]
-        flux = along[:, :, None] * subscale[:, None, :]
+        lagged = 1.0 / np.maximum(1.0, speed * bdf.length / (LAG_CFL * size)) ** 2
+        if self._convection is not None:
+            load += self._convection.load(along, now, before, bdf.ratio * lagged, rho * tau)
+        else:
+            ahead = (bdf.ratio * lagged)[:, None, None]
+            convected = np.einsum("ek,ekc->ec", along, slope_now + ahead * (slope_now - slope_before))
+            subscale = transport.smoothed(convected) * (rho * tau)[:, None]
+            load += transport.tested_with_gradient(along[:, :, None] * subscale[:, None, :])
         if transposed is not None:
-            flux -= transposed
-        load += transport.tested_with_gradient(flux)
-        velocity = self._solver.solve(values, load, boundary, convecting)
-        return Tentative(velocity, tau, float((speed / size).max()) * bdf.length)
+            load -= transport.tested_with_gradient(transposed)
+        return values, load, float((speed / size).max()) * bdf.length
 
     def viscosity(self, jacobian: Array) -> tuple[Array | float, Array | None]:
         """Viscosity (of each cell where it differs), and for shear-thinning blood the flux (m, d, d) of its transposed

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from surgical_twin.flow.assembly import ConstantMatrices, TransportAssembler, boundary_flux
+from surgical_twin.flow.assembly import ConstantMatrices, boundary_flux
 from surgical_twin.flow.bdf import Bdf2
 from surgical_twin.flow.beds import Affine, BedStates
 from surgical_twin.flow.conditions import GivenVelocities
@@ -70,7 +70,7 @@ class Projection:
             density: kg/m^3.
             comm: processes that share the work.
         """
-        self._matrices, self._density, self._stabilized = matrices, density, space.order == 1
+        self._matrices, self._density = matrices, density
         self._boundary_flux = boundary_flux(domain, space, [WALL_TAG, *(port.tag for port in given.ports)])
         self._nodes = [domain.port_nodes(port) for port in open_ports]
         stiffness = matrices.pressure_stiffness
@@ -88,8 +88,7 @@ class Projection:
         tentative: Array,
         boundary: Array,
         pressure: Array,
-        subscale_time: Array,
-        transport: TransportAssembler,
+        subscale: Array | None,
         beds: BedStates,
         bdf: Bdf2,
         time: float,
@@ -100,8 +99,7 @@ class Projection:
             tentative: (v, d) velocity.
             boundary: (v, d) the given velocities.
             pressure: (p,) at the step's beginning.
-            subscale_time: (m,) tau, s.
-            transport: the cells' operators.
+            subscale: (p,) (tau_p (grad p^n - pi(grad p^n)), grad q), m^3/s; None where there is none.
             beds: behind the open ports.
             bdf: the step.
             time: at its end, s.
@@ -114,11 +112,8 @@ class Projection:
         mass = sum(matrix @ tentative[:, axis] for axis, matrix in enumerate(self._divergence))
         mass = mass - sum(matrix @ boundary[:, axis] for axis, matrix in enumerate(self._boundary_flux))
         known = alpha * (stiffness @ pressure) + mass
-        if self._stabilized:
-            slope = transport.jacobian(pressure[:, None])[:, :, 0]
-            rough = slope - transport.smoothed(slope)
-            weight = np.minimum(subscale_time / self._density, alpha)
-            known -= transport.tested_with_gradient((rough * weight[:, None])[:, :, None])[:, 0]
+        if subscale is not None:
+            known -= subscale
         guess = np.array([pressure[nodes[0]] for nodes in self._nodes])
         solved = self._solver.solve(known / alpha, guess, pressure)
         if not len(guess):

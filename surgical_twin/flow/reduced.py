@@ -120,6 +120,8 @@ class ReducedModel:
     """(nv,) Pa, root mean square error on held-out runs; bias included, for a filter does not remove it"""
     held_out: tuple[dict[str, float], ...] = field(default=())
     """`Evaluation.summary` of each held-out run"""
+    estimated: bool = False
+    """whether it comes from the anatomy alone, before any 3D run"""
 
     @classmethod
     def train(
@@ -166,7 +168,7 @@ class ReducedModel:
         for run in runs:
             samples = PortSamples.of(run)
             keep = settled(run, samples.time, chosen.skip)
-            seen.append(_range_variables(samples.flow[keep], samples.flow_derivative[keep]))
+            seen.append(range_variables(samples.flow[keep], samples.flow_derivative[keep]))
         all_seen, n = np.concatenate(seen), len(ports.outlets)
         return cls(
             ports=ports,
@@ -204,7 +206,7 @@ class ReducedModel:
 
         In widths of that range, of the worst variable: at 0.1 a flow is a tenth of its range beyond it.
         """
-        values = _range_variables(state.flow, state.flow_derivative)
+        values = range_variables(state.flow, state.flow_derivative)
         width = np.maximum(self.range_upper - self.range_lower, np.finfo(float).tiny)
         beyond = np.maximum(self.range_lower - values, values - self.range_upper) / width
         return np.maximum(beyond.max(axis=1), 0.0)
@@ -291,6 +293,7 @@ class ReducedModel:
             "mesh": np.array(mesh_hash(self.decoder.points, self.decoder.tetrahedra)),
             "names": np.array([self.inlet, *self.ports.outlets]),
             "held_out": np.array(json.dumps(list(self.held_out))),
+            "estimated": np.array(self.estimated),
             "pressure_modes": self.decoder.pressure_part.modes,
             "pressure_map": self.decoder.pressure_part.map,
             "velocity_modes": self.decoder.velocity_part.modes,
@@ -336,6 +339,7 @@ class ReducedModel:
             ),
             inlet=inlet,
             held_out=tuple(json.loads(str(data["held_out"]))),
+            estimated=bool(data.get("estimated", False)),
             **{name: data[name] for name in _ERROR_ARRAYS},
         )
 
@@ -369,7 +373,8 @@ def mesh_hash(points: Array, tetrahedra: Indices) -> str:
     return digest.hexdigest()
 
 
-def _range_variables(flow: Array, flow_derivative: Array) -> Array:
+def range_variables(flow: Array, flow_derivative: Array) -> Array:
+    """(m, 2 N + 1) what the range is of: [Q, Q_in, dQ/dt]."""
     return np.concatenate([flow, flow.sum(axis=1, keepdims=True), flow_derivative], axis=1)
 
 

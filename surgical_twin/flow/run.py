@@ -216,13 +216,12 @@ def run_flow(
                 log.info("after %d beats %.2g from the periodic state", solver.steps // in_beat, change)
                 if change <= periodic_within:
                     break
-            if checkpoint is not None and writes and solver.steps % CHECKPOINT_STEPS == 0 and solver.steps < steps:
-                keep(solver, recorder.history, checkpoint, mark)
+            if checkpoint is not None and solver.steps % CHECKPOINT_STEPS == 0 and solver.steps < steps:
+                _keep(solver, recorder, checkpoint, mark, comm)
     except FlowDiverged as error:
         if checkpoint is None:
             raise
-        if writes:
-            keep(solver, recorder.history, checkpoint, mark)
+        _keep(solver, recorder, checkpoint, mark, comm)
         raise FlowDiverged(f"{error} The last good state, of {solver.time:.4f} s, is in {checkpoint}.") from error
     spent = clock.perf_counter() - begin
     if checkpoint is not None and writes:
@@ -244,6 +243,24 @@ def run_flow(
         figures=figures,
         **{name: recorder.array(name) for name in _ARRAYS},
     )
+
+
+def _keep(solver: NavierStokes, recorder: "_Recorder", checkpoint: Path, mark: str, comm: MPI.Comm | None) -> None:
+    """Write the checkpoint in the first process; where it cannot be written all raise it, and none waits for another.
+
+    Raises:
+        InputError: the disk is full or cannot be written to.
+    """
+    failure = None
+    if comm is None or comm.rank == 0:
+        try:
+            keep(solver, recorder.history, checkpoint, mark)
+        except InputError as error:
+            failure = error
+    if comm is not None:
+        failure = comm.bcast(failure)
+    if failure is not None:
+        raise failure
 
 
 def _period(inflow: PeriodicWaveform | Mapping[str, PortCondition], outlets: Mapping[str, PortCondition]) -> float:

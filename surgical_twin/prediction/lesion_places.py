@@ -13,8 +13,8 @@ from scipy.spatial import cKDTree
 from meshes.centerline import Centerline
 from meshes.files import read_centerline, read_lumen_mesh
 from surgical_twin.axis import between_ports
-from surgical_twin.case import AXIS, BRANCHES, CENTERLINE, CENTERLINE_TABLE, MESH, STENOSES, Case, read_table
-from surgical_twin.flow.anatomy_model import AnatomyModel, Element, Lesion
+from surgical_twin.case import AXIS, CENTERLINE, MESH, Case, read_table
+from surgical_twin.flow.anatomy_model import AnatomyModel, Element
 from surgical_twin.flow.port_state import PortState
 from surgical_twin.prediction.circulation import Beat
 from surgical_twin.session_model import SessionModel
@@ -28,37 +28,6 @@ LEAST_DROP_MMHG = 0.1
 LESION_REACH = 8.0
 """Behind a lesion the pressure recovers over about this many diameters; its drop is taken to there, or to the branch's
 end."""
-
-
-def read_anatomy(case: Case, density: float, viscosity: float) -> AnatomyModel:
-    """The lumped model of a case's vessel tree from its tables.
-
-    Raises:
-        InputError: a table is missing or cannot be read.
-    """
-    centerline = read_centerline(case.require(CENTERLINE))
-    ports = read_lumen_mesh(case.require(MESH)).ports
-    radius = np.sqrt(np.array([float(row["area_mm2"]) for row in read_table(case.require(CENTERLINE_TABLE))]) / np.pi)
-    kept = between_ports(centerline, ports)
-    branches = tuple(
-        replace(branch, point_ids=branch.point_ids[kept[branch.point_ids]]) for branch in centerline.branches
-    )
-    lesions = [
-        Lesion(
-            branch=int(row["branch"]),
-            start=METRES_PER_MM * max(0.0, float(row["arc_length_mm"]) - 0.5 * float(row["length_mm"])),
-            length=METRES_PER_MM * float(row["length_mm"]),
-            reference_diameter=METRES_PER_MM * float(row["reference_mm"]),
-            diameter=METRES_PER_MM * float(row["diameter_mm"]),
-        )
-        for row in read_table(case.require(STENOSES))
-    ]
-    angles = {
-        int(row["branch"]): float(row["angle_deg"]) for row in read_table(case.require(BRANCHES)) if row["angle_deg"]
-    }
-    return AnatomyModel.of(
-        replace(centerline, branches=branches), radius, lesions, density=density, viscosity=viscosity, angles_deg=angles
-    )
 
 
 @dataclass(frozen=True)

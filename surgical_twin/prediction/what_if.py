@@ -15,10 +15,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from streams.messages import Estimate
+from surgical_twin.anatomy_estimate import read_anatomy
 from surgical_twin.assimilation.flow_filter import FilterState
 from surgical_twin.case import Case
 from surgical_twin.errors import InputError
@@ -26,7 +28,7 @@ from surgical_twin.flow.anatomy_model import Element
 from surgical_twin.flow.port_state import PortState
 from surgical_twin.prediction.circulation import Beat, Circulation, Source, held, periodic_beat
 from surgical_twin.prediction.interventions import Intervention, Situation, apply_all
-from surgical_twin.prediction.lesion_places import LesionPlaces, read_anatomy
+from surgical_twin.prediction.lesion_places import LesionPlaces
 from surgical_twin.session_model import SessionModel
 from surgical_twin.twin_state import estimate, estimates
 from surgical_twin.units import CUBIC_METRES_PER_ML, PASCAL_PER_MMHG
@@ -86,6 +88,15 @@ class Comparison:
     notes: tuple[str, ...]
     """what forbids trusting it as it stands"""
 
+    def as_plain(self) -> dict[str, object]:
+        """The comparison in plain maps and lists, each estimate as value, lower and upper."""
+        return {
+            "interventions": list(self.interventions),
+            "hold": self.source,
+            "quantities": {name: msgspec.to_builtins(vars(change)) for name, change in self.quantities.items()},
+            "notes": list(self.notes),
+        }
+
 
 class Predictor:
     """Answers what-if questions on one case."""
@@ -104,14 +115,7 @@ class Predictor:
             model.reduced.ports, parameters, model.waveform, model.filter.inflow_factor(log_factors)
         )
         anatomy = read_anatomy(case, planned["density_kg_m3"], planned["viscosity_pa_s"])
-        if anatomy.outlets != model.reduced.ports.outlets:
-            order = [anatomy.outlets.index(name) for name in model.reduced.ports.outlets]
-            anatomy = replace(
-                anatomy,
-                outlets=model.reduced.ports.outlets,
-                feeds=anatomy.feeds[:, order],
-                recovery=anatomy.recovery[order],
-            )
+        anatomy = anatomy.for_outlets(model.reduced.ports.outlets)
         self._baseline = periodic_beat(circulation)
         self._lesion_places = LesionPlaces.of(case, model, anatomy).with_profiles(_some(self._baseline))
         drops = tuple(self._lesion_places.drop(self._baseline, number) for number in range(len(anatomy.lesions)))
@@ -213,6 +217,11 @@ class Predictor:
             after = replace(after, circulation=circulation)
         first, second = self.outcome(self.situation, self._baseline), self.outcome(after, beat)
         notes = []
+        if self.model.reduced.estimated:
+            notes.append(
+                "The flow model is the estimate from the anatomy alone: the 3D runs of the plan are not done, and the "
+                "intervals are as wide as that makes them."
+            )
         if second.outside > 0.25:
             notes.append(
                 f"After this the flows lie {second.outside:.1f} widths outside of the range that the model was trained "

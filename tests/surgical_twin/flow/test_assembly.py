@@ -8,12 +8,17 @@ from dolfinx import fem, mesh
 from mpi4py import MPI
 from scipy.spatial import cKDTree
 
+from surgical_twin.errors import InputError
 from surgical_twin.flow.assembly import TransportAssembler, TransportPattern
+from surgical_twin.flow.bdf import Bdf2
+from surgical_twin.flow.beds import Resistance
+from surgical_twin.flow.compiled import library
+from surgical_twin.flow.convection_subscale import ConvectionSubscale
 from surgical_twin.flow.domain import FlowDomain, FlowPort
 from surgical_twin.flow.elements import LagrangeSpace
 from surgical_twin.flow.inflow import GivenVelocity
 from surgical_twin.flow.navier_stokes import NavierStokes
-from surgical_twin.flow.rheology import Newtonian
+from surgical_twin.flow.rheology import CarreauYasuda, Newtonian
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -91,6 +96,20 @@ def cube(cells):
     return FlowDomain.build(points, cells_all, outer, np.ones(len(outer), np.int32), [port], enclosed=True)
 
 
+def square(cells):
+    """(0, 1)^2 in triangles, with one port all around."""
+    axis = np.linspace(0, 1, cells + 1)
+    points = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+    low = (np.arange(cells)[:, None] * (cells + 1) + np.arange(cells)).ravel()
+    right = low + cells + 1
+    triangles = np.concatenate([np.column_stack([low, right, right + 1]), np.column_stack([low, right + 1, low + 1])])
+    facets = np.concatenate([np.delete(triangles, corner, axis=1) for corner in range(3)])
+    _, first, times = np.unique(np.sort(facets, axis=1), axis=0, return_index=True, return_counts=True)
+    outer = facets[first[times == 1]]
+    port = FlowPort("around", "inlet", 1, np.zeros(2), np.array([1.0, 0]), 1.0, 1.0)
+    return FlowDomain.build(points, triangles, outer, np.ones(len(outer), np.int32), [port], enclosed=True)
+
+
 def ethier_steinman(points, time, a=np.pi / 4, d=np.pi / 2):
     """An exact solution of the Navier-Stokes equations (Int. J. Numer. Meth. Fluids 19 (1994) 369-375), nu = 1."""
     components = []
@@ -154,3 +173,70 @@ def test_in_time_the_velocity_converges_at_second_order():
         off = run(0.2 / steps).velocity - fine.velocity
         errors.append(np.sqrt(np.sum(off * (fine.matrices.mass @ off))))
     assert 1.8 < np.log2(errors[0] / errors[1]) < 2.6
+
+
+@pytest.mark.parametrize("law", [Newtonian(), CarreauYasuda()], ids=["newtonian", "shear thinning"])
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_the_compiled_cells_give_the_equation_of_the_tensors(tube, dimension, law):
+    """Two implementations of one equation: loops over cells in C, and products of whole arrays that serve any order."""
+    domain, outlets = (tube(3e-3, 9e-3, 2, 3), {"outlet_1": Resistance(1e8)}) if dimension == 3 else (square(7), {})
+    inflow = {domain.inlet.name: GivenVelocity(lambda points, time: np.ones_like(points))}
+    solver = NavierStokes(domain, inflow=inflow, outlets=outlets, time_step=1e-3, rheology=law)
+    momentum = solver._momentum
+    random = np.random.default_rng(3)
+    now, before = random.normal(size=(2, len(domain.points), dimension))
+    pressure = random.normal(size=len(domain.points))
+    bdf = Bdf2.after(2e-3, 1e-3)
+    values, load, cfl = momentum.linear.equation(now, before, pressure, bdf)
+    solver.transport.add_backflow(bdf.ahead(now, before), solver.density, values)
+    whole_values, whole_load, whole_cfl = momentum.equation(now, before, pressure, bdf)
+    free = momentum.transport.pattern.free
+    assert cfl == pytest.approx(whole_cfl, rel=1e-12)
+    np.testing.assert_allclose(values[:-1], whole_values[:-1], atol=1e-12 * np.abs(whole_values).max())
+    np.testing.assert_allclose(load[free], whole_load[free], atol=1e-12 * np.abs(whole_load).max())
+    rate, cell = momentum.linear.crossing(now)
+    rates = np.linalg.norm(solver.transport.cell_mean(now), axis=1) / domain.element_length
+    assert (rate, cell) == (pytest.approx(rates.max(), rel=1e-12), int(rates.argmax()))
+    slope = solver.transport.jacobian(pressure[:, None])[:, :, 0]
+    rough = slope - solver.transport.smoothed(slope)
+    tested = solver.transport.tested_with_gradient((1e-9 * rough)[:, :, None])[:, 0]
+    np.testing.assert_allclose(
+        momentum.linear.pressure_subscale(pressure, 1e-9), tested, atol=1e-12 * np.abs(tested).max()
+    )
+
+
+def test_on_quadratic_elements_convection_that_is_linear_is_not_stabilized(tube):
+    """tau (a.grad u - pi(a.grad u), a.grad v) vanishes for a quadratic u: pi reproduces linear functions exactly."""
+    domain = tube(3e-3, 9e-3, 2, 3)
+    space = LagrangeSpace(domain.points, domain.tetrahedra, 2)
+    fixed = np.unique(space.facet_nodes(domain.triangles[domain.triangle_tags == 1]))
+    pattern = TransportPattern(space, fixed, fixed, MPI.COMM_SELF)
+    assembler = TransportAssembler(domain, space, pattern, [])
+    random = np.random.default_rng(4)
+    x = space.points / 3e-3
+    now, before = ((x**2) @ random.normal(size=(3, 3)) + x @ random.normal(size=(3, 3)) for _ in range(2))
+    along = np.tile(random.normal(size=3), (len(domain.tetrahedra), 1))
+    weight = random.uniform(1, 2, len(domain.tetrahedra))
+    values = assembler.values(np.zeros_like(x), 1.0, along, weight, 0.0)
+    inner, outer = pattern.parts(values[:-1])
+    ahead = np.full(len(weight), 0.7)
+    u = now + 0.7 * (now - before)
+    load = ConvectionSubscale(domain, space).load(along, now, before, ahead, weight)[pattern.free]
+    np.testing.assert_allclose(load, inner @ u[pattern.free] + outer @ u[fixed], atol=1e-6 * np.abs(load).max())
+
+
+def test_without_a_compiler_it_is_said_in_a_sentence(tmp_path, monkeypatch):
+    source = tmp_path / "some.c"
+    source.write_text("int one(void) { return 1; }")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("CC", "no-such-compiler")
+    with pytest.raises(InputError, match="needs a C compiler, and no-such-compiler cannot be run"):
+        library(source)
+    monkeypatch.setenv("CC", "cc")
+    assert library(source).one() == 1
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert [path.suffix for path in (tmp_path / "cache" / "surgical-twin").iterdir()] == [".so"]
+    source.write_text("int one(void) {")
+    monkeypatch.setenv("CC", "cc")
+    with pytest.raises(InputError, match=r"fails on .*some\.c"):
+        library(source, "ONE=1")

@@ -1,6 +1,5 @@
 """The solve command on a small case: what it writes, going on after a kill, and what it refuses."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from meshes.files import write_centerline, write_lumen_mesh
 from meshes.ports import Port
 from meshes.tetrahedra import LumenMesh
 from surgical_twin.case import CENTERLINE, MESH, Case
+from surgical_twin.commands.flow import solve
 from surgical_twin.errors import InputError
 from surgical_twin.flow.beds import Resistance
 from surgical_twin.flow.domain import FlowDomain, FlowPort
@@ -309,39 +309,32 @@ def test_a_checkpoint_of_other_conditions_is_refused(tube, tmp_path):
         run_flow(domain, inflow=wave, outlets=other, duration=0.6, time_step=0.01, checkpoint=checkpoint)
 
 
-def test_two_processes_give_the_answer_of_one(tmp_path):
-    """The same run under mpiexec with one and two processes."""
+def test_two_processes_give_the_answer_of_one(case):
+    """The command under mpiexec with one and two processes: ports, fields and wall shear to the solver's tolerance."""
     mpiexec = Path(sys.prefix) / "bin" / "mpiexec"
     if not mpiexec.exists():
         pytest.skip("there is no mpiexec beside this Python")
-    script = tmp_path / "run.py"
-    script.write_text(
-        """
-import json, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import numpy as np
-from conftest import tube_mesh, tube_ports
-from mpi4py import MPI
-from surgical_twin.flow.domain import FlowDomain
-from surgical_twin.flow.navier_stokes import NavierStokes
-from surgical_twin.flow.waveform import PeriodicWaveform
-from surgical_twin.flow.windkessel import Windkessel
-domain = FlowDomain.build(*tube_mesh(3e-3, 20e-3, 3, 8), tube_ports(3e-3, 20e-3))
-solver = NavierStokes(domain, inflow=PeriodicWaveform.named("carotid", mean=8e-6, period=0.8),
-                      outlets={"outlet_1": Windkessel(1e8, 1e9, 1e-10)}, time_step=0.01, comm=MPI.COMM_WORLD)
-for _ in range(12):
-    solver.step()
-if MPI.COMM_WORLD.rank == 0:
-    print(json.dumps([MPI.COMM_WORLD.size, solver.port_pressure.tolist(), float(np.linalg.norm(solver.velocity))]))
-"""
-    )
-    answers = []
+    (case / "solve.toml").write_text(QUICK)
+    runs = []
     for count in (1, 2):
-        done = subprocess.run([str(mpiexec), "-n", str(count), sys.executable, str(script), str(Path(__file__).parent)],
-                              capture_output=True, encoding="utf-8", timeout=200, check=False)  # fmt: skip
+        name = f"on_{count}"
+        words = command(case, "--config", str(case / "solve.toml"), "--beats", "1", "--out", name)
+        done = subprocess.run([str(mpiexec), "-n", str(count), *words], capture_output=True, encoding="utf-8",
+                              timeout=300, check=False)  # fmt: skip
         assert done.returncode == 0, done.stderr
-        answers.append(json.loads(done.stdout.strip().splitlines()[-1]))
-    assert [answer[0] for answer in answers] == [1, 2]
-    np.testing.assert_allclose(answers[1][1], answers[0][1], rtol=1e-7)
-    assert answers[1][2] == pytest.approx(answers[0][2], rel=1e-7)
+        assert done.stdout.count("outlet_1") == 2  # in the table and with its pressure ratio, by one process alone
+        runs.append(FlowRun.load(case / "solve" / name / "run.npz"))
+    one, two = runs
+    np.testing.assert_allclose(two.port_pressure, one.port_pressure, rtol=1e-6)
+    np.testing.assert_allclose(two.port_flow, one.port_flow, rtol=1e-6, atol=1e-6 * one.port_flow.max())
+    for field in ("velocity", "wall_shear"):
+        whole = getattr(one, field)
+        np.testing.assert_allclose(getattr(two, field), whole, atol=1e-5 * np.abs(whole).max())
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(case, monkeypatch):
+    """As Open MPI's launcher starts them."""
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="started 2 processes that do not know of each other"):
+        solve(case)
+    assert not (case / "solve").exists()
