@@ -17,7 +17,7 @@ from scipy import ndimage, sparse
 from scipy.sparse import csgraph
 from scipy.spatial import cKDTree
 
-from meshes.clipping import Index, boundary, clip, lattice, oriented, row_keys
+from meshes.clipping import Index, boundary, clip, lattice, oriented, renumbered, row_keys
 from meshes.errors import InputError
 from meshes.grid import Array, Grid
 from meshes.layers import with_wall_layers
@@ -210,9 +210,8 @@ def _mesh_between(
 
 def _compact(points: Array, tetrahedra: Index) -> tuple[Array, Index]:
     """Without the points that no tetrahedron uses."""
-    used, renumbered = np.unique(tetrahedra, return_inverse=True)
-    compact = points[used]
-    return compact, oriented(compact, renumbered.reshape(-1, 4).astype(np.int64))
+    used, tetrahedra = renumbered(tetrahedra, len(points))
+    return points[used], tetrahedra
 
 
 def _cut_wall(field: Grid) -> tuple[Array, Index]:
@@ -297,7 +296,7 @@ def _cut_port(
     points[snapped] -= height[snapped, None] * port.normal
     height[snapped] = 0.0
     points, tetrahedra, _ = clip(points, tetrahedra, np.where(mine, height, -1.0))
-    return _compact(points, tetrahedra[_part_of(points, tetrahedra, inner)])
+    return _compact(points, tetrahedra[_part_of(points, tetrahedra, inner, faces=False)])
 
 
 def _at_port(
@@ -311,29 +310,33 @@ def _at_port(
     rows = tetrahedra[inside]
     if len(rows) == 0:
         return np.zeros(len(points), dtype=bool)
-    graph = sparse.coo_matrix(
-        (np.ones(3 * len(rows)), (np.repeat(rows[:, 0], 3), rows[:, 1:].ravel())), shape=(len(points), len(points))
-    )
-    _, label = csgraph.connected_components(graph, directed=False)
+    label = _parts(len(points), np.repeat(rows[:, 0], 3), rows[:, 1:].ravel())
     nodes = np.unique(rows)
     own = label[nodes[np.argmin(distance[nodes])]]
     return np.asarray((label == own) & local)
 
 
-def _part_of(points: Array, tetrahedra: Index, place: Array) -> npt.NDArray[np.bool_]:
-    """Which tetrahedra are connected through faces with the one nearest to a place."""
-    faces = np.sort(np.concatenate([np.delete(tetrahedra, corner, axis=1) for corner in range(4)]), axis=1)
+def _part_of(points: Array, tetrahedra: Index, place: Array, *, faces: bool = True) -> npt.NDArray[np.bool_]:
+    """Which tetrahedra are connected, through faces or only through corners, with the one nearest to a place."""
+    if not faces:
+        label = _parts(len(points), np.repeat(tetrahedra[:, 0], 3), tetrahedra[:, 1:].ravel())
+        nearest = int(np.argmin(np.linalg.norm(points - place, axis=1)))
+        return np.asarray((label == label[nearest])[tetrahedra[:, 0]])
+    nearest = int(np.argmin(np.linalg.norm(points[tetrahedra].mean(axis=1) - place, axis=1)))
+    corners = np.sort(np.concatenate([np.delete(tetrahedra, corner, axis=1) for corner in range(4)]), axis=1)
     owner = np.tile(np.arange(len(tetrahedra)), 4)
-    key = row_keys(faces)
+    key = row_keys(corners)
     order = np.argsort(key, kind="stable")
     key, owner = key[order], owner[order]
     same = key[1:] == key[:-1]
-    links = (np.ones(int(same.sum())), (owner[:-1][same], owner[1:][same]))
-    _, label = csgraph.connected_components(
-        sparse.coo_matrix(links, shape=(len(tetrahedra), len(tetrahedra))), directed=False
-    )
-    nearest = int(np.argmin(np.linalg.norm(points[tetrahedra].mean(axis=1) - place, axis=1)))
+    label = _parts(len(tetrahedra), owner[:-1][same], owner[1:][same])
     return np.asarray(label == label[nearest])
+
+
+def _parts(count: int, one: Index, other: Index) -> npt.NDArray[np.int32]:
+    """(count,) the number of the connected part that each of some things is in, which are linked in pairs."""
+    graph = sparse.coo_matrix((np.ones(len(one), dtype=np.int8), (one, other)), shape=(count, count))
+    return np.asarray(csgraph.connected_components(graph, directed=False)[1])
 
 
 def _adapted(points: Array, tetrahedra: Index, size: Array, ports: Sequence[Port]) -> LumenMesh:
