@@ -194,8 +194,8 @@ def lumens(figures, runs):
         true, beyond = pull_back(rng, lines, radii)
         moved = drift(rng, true.mean(axis=0))
         fixes = apply_to_points(moved, true) + rng.normal(size=true.shape) * 0.5
-        tracker, states = follow(tree, fixes)
-        removed.append(1 - rms(apply_to_points(tracker.correction @ moved, true) - true) / rms(fixes - true))
+        last, states = follow(tree, fixes)
+        removed.append(1 - rms(apply_to_points(last.correction @ moved, true) - true) / rms(fixes - true))
         away = np.abs(beyond) > 8.0
         named = np.array([state.branch for state in states])
         right.append(np.mean(named[away] == np.where(beyond[away] > 0, "left", "parent")))

@@ -39,8 +39,8 @@ def clip(points: Array, tetrahedra: Index, values: Array) -> tuple[Array, Index,
     edges = np.concatenate(
         [np.stack([cut[:, a], cut[:, b]], 1)[(a < n) & (b >= 4 - p)] for a in range(3) for b in range(a + 1, 4)]
     )
-    edges = np.unique(edges, axis=0)
-    key = edges[:, 0] * len(points) + edges[:, 1]
+    key, first = np.unique(edges[:, 0] * len(points) + edges[:, 1], return_index=True)
+    edges = edges[first]
     t = values[edges[:, 0]] / (values[edges[:, 0]] - values[edges[:, 1]])
     new_points = points[edges[:, 0]] + t[:, None] * (points[edges[:, 1]] - points[edges[:, 0]])
 
@@ -94,9 +94,20 @@ def volumes(points: Array, tetrahedra: Index) -> Array:
 def boundary(tetrahedra: Index) -> Index:
     """The faces (k, 3) that belong to one tetrahedron only, oriented outward for positively oriented tetrahedra."""
     faces = tetrahedra[:, _FACES].reshape(-1, 3)
-    _, first, count = np.unique(np.sort(faces, axis=1), axis=0, return_index=True, return_counts=True)
+    _, first, count = np.unique(row_keys(np.sort(faces, axis=1)), return_index=True, return_counts=True)
     outer: Index = faces[np.sort(first[count == 1])]
     return outer
+
+
+def row_keys(rows: Index) -> Index:
+    """(n,) one number for each row of vertex numbers, in the rows' order: numbers are sorted faster than rows."""
+    count = int(rows.max(initial=0)) + 1
+    if count ** rows.shape[1] >= 2**63:
+        return np.asarray(np.unique(rows, axis=0, return_inverse=True)[1].ravel(), dtype=np.int64)
+    key = rows[:, 0].astype(np.int64)
+    for column in rows.T[1:]:
+        key = key * count + column
+    return np.asarray(key)
 
 
 def lattice(shape: npt.ArrayLike, cells: npt.NDArray[np.bool_]) -> tuple[Index, Index]:

@@ -18,7 +18,13 @@ from meshes.grid import Array
 WALL_ROOM = 0.12
 """A node of the wall or of a rim is moved by this part of its edges at most."""
 
+LEAST_GAIN = 1e-4
+"""A node is moved where its worst tetrahedron becomes better by more than this."""
+
 _ROUNDS = 30
+_FIRST, _AT_ONCE = 3, 12
+"""So many tetrahedra of a node are measured at all places, and so many places with the others."""
+
 _PEELS = 10
 _DIRECTIONS = 40
 _LENGTHS = (0.3, 0.1, 0.03, 0.01)
@@ -100,15 +106,18 @@ def relaxed(
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     steps = np.concatenate([length * directions for length in _LENGTHS])
     quality = worst_shapes(points, tetrahedra)
+    # A node that found no better place finds none again until one beside it has moved.
+    open_nodes = np.ones(len(points), dtype=bool)
     for _ in range(_ROUNDS):
-        bad = np.flatnonzero(quality < good)
-        if len(bad) == 0:
+        nodes = np.unique(tetrahedra[quality < good])
+        if not open_nodes[nodes].any():
             break
-        moved = False
-        for node in np.unique(tetrahedra[bad]).tolist():
+        for node in nodes.tolist():
+            if not open_nodes[node]:
+                continue
+            open_nodes[node] = False
             around = order[first[node] : first[node + 1]] // 4
             cells = tetrahedra[around]
-            before = float(quality[around].min())
             edge = float(np.linalg.norm(points[cells] - points[node], axis=2).sum() / (3 * len(cells)))
             tried = edge * steps
             for normal in normals.get(node, ()):
@@ -116,19 +125,46 @@ def relaxed(
             places = points[node] + tried
             if held[node]:
                 places = places[np.linalg.norm(places - at_start[node], axis=1) <= WALL_ROOM * edge]
-            if len(places) == 0:
-                continue
-            corners = np.broadcast_to(points[cells], (len(places), *cells.shape, 3)).copy()
-            corners[:, cells == node] = places[:, None]
-            worst = _shapes(corners).min(axis=1)
-            best = int(np.argmax(worst))
-            if worst[best] > before + 1e-4:
-                points[node] = places[best]
+            place = _best_place(points, cells, node, places, quality[around])
+            if place is not None:
+                points[node] = place
                 quality[around] = _shapes(points[cells])
-                moved = True
-        if not moved:
-            break
+                open_nodes[cells] = True
     return points
+
+
+def _best_place(points: Array, cells: Index, node: int, places: Array, quality: Array) -> Array | None:
+    """Of some places for a node the one whose worst tetrahedron is best; None where none betters it.
+
+    The tetrahedra that are worst now decide in most places, so these are measured first, everywhere: their worst is
+    a bound, and the others are measured only where the bound is above the best place found.
+    """
+    corners = points[cells]
+    is_node = cells == node
+    ranked = np.argsort(quality, kind="stable")
+    best, place = float(quality[ranked[0]]) + LEAST_GAIN, None
+    bound = _moved_shapes(corners[ranked[:_FIRST]], is_node[ranked[:_FIRST]], places)
+    others = ranked[_FIRST:]
+    hopeful = np.flatnonzero(bound > best)
+    hopeful = hopeful[np.argsort(-bound[hopeful], kind="stable")]
+    for begin in range(0, len(hopeful), _AT_ONCE):
+        some = hopeful[begin : begin + _AT_ONCE]
+        if bound[some[0]] <= best:
+            break
+        worst = bound[some]
+        if len(others):
+            worst = np.minimum(worst, _moved_shapes(corners[others], is_node[others], places[some]))
+        chosen = int(np.argmax(worst))
+        if worst[chosen] > best:
+            best, place = float(worst[chosen]), places[some[chosen]]
+    return place
+
+
+def _moved_shapes(corners: Array, is_node: npt.NDArray[np.bool_], places: Array) -> Array:
+    """(p,) the worst shape of tetrahedra (m, 4, 3) with one corner of each at each of p places."""
+    moved = np.broadcast_to(corners, (len(places), *corners.shape)).copy()
+    moved[:, is_node] = places[:, None]
+    return np.asarray(_shapes(moved).min(axis=1))
 
 
 def _shapes(corners: Array) -> Array:

@@ -143,10 +143,10 @@ def stenosed_bifurcation(
 
 
 def _densities(depths: list[Array]) -> Array:
-    vessel, body, bone, _ = depths
+    vessel, body, bone, spongy = depths
     density = np.where(body < 0, TISSUE, AIR)
     density = np.where(bone < 0, CORTICAL_BONE, density)
-    density = np.where(bone < -CORTEX, SPONGY_BONE, density)
+    density = np.where(spongy < 0, SPONGY_BONE, density)
     return np.where(vessel < 0, BLOOD, density)
 
 

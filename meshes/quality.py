@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from meshes.clipping import Index, volumes
+from meshes.clipping import Index, row_keys, volumes
 from meshes.grid import Array
 from meshes.mending import scaled_jacobians
 from meshes.tetrahedra import LumenMesh
@@ -37,7 +37,7 @@ def mesh_quality(mesh: LumenMesh) -> MeshQuality:
         if len(nodes):
             flatness = max(flatness, float(np.abs((mesh.points[nodes] - port.center) @ port.normal).max()))
     edges = np.sort(mesh.triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
-    _, counts = np.unique(edges, axis=0, return_counts=True)
+    _, counts = np.unique(row_keys(edges), return_counts=True)
     return MeshQuality(
         tetrahedra=len(mesh.tetrahedra),
         points=len(mesh.points),

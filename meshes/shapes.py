@@ -99,7 +99,7 @@ def scanned(
     Args:
         grid: where the voxels are; its values are not used.
         surfaces: signed distances of everything at whose surface the density jumps.
-        density: the distances from all surfaces to grey values.
+        density: the distances from all surfaces to grey values; only their signs count.
         blur: standard deviation of the point spread [mm].
         noise: standard deviation of the noise, in grey values.
         generator: draws the noise.
@@ -109,12 +109,17 @@ def scanned(
     grey = density(depths)
     reach = 0.5 * float(np.linalg.norm(grid.spacing))
     mixed = np.flatnonzero(np.min([np.abs(depth) for depth in depths], axis=0) < reach)
+    inside = [depth[mixed] for depth in depths]
+    crossed = [np.flatnonzero(np.abs(depth) < reach) for depth in inside]
     # 125 samples in every voxel that a surface may cross: finer than the noise by far.
     steps = (np.arange(5) - 2.0) / 5.0
     offsets = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3) @ grid.matrix.T
     total = np.zeros(len(mixed))
     for offset in offsets:
-        total += density([surface(points[mixed] + offset) for surface in surfaces])
+        # A surface that does not cross a voxel has all of the voxel on one side.
+        for surface, depth, some in zip(surfaces, inside, crossed, strict=True):
+            depth[some] = surface(points[mixed[some]] + offset)
+        total += density(inside)
     grey[mixed] = total / len(offsets)
     volume = grey.reshape(grid.values.shape).astype(np.float32)
     blurred = ndimage.gaussian_filter(volume, blur / grid.spacing[::-1], mode="nearest")

@@ -69,7 +69,7 @@ def find_stenoses(centerline: Centerline, sections: Sections) -> tuple[Stenosis,
         radius, arc = sections.radius[ids], centerline.arc_length[ids]
         healthy = _healthy_at_first(arc, radius)
         left = np.ones(len(ids), dtype=bool)
-        while True:
+        while left.any():
             ratio = np.where(left, radius / healthy, 1.0)
             place = int(np.argmin(ratio))
             if 1.0 - ratio[place] < LEAST_REDUCTION:

@@ -17,7 +17,7 @@ from scipy import ndimage, sparse
 from scipy.sparse import csgraph
 from scipy.spatial import cKDTree
 
-from meshes.clipping import Index, boundary, clip, lattice, oriented, volumes
+from meshes.clipping import Index, boundary, clip, lattice, oriented, row_keys, volumes
 from meshes.errors import InputError
 from meshes.grid import Array, Grid
 from meshes.layers import with_wall_layers
@@ -384,9 +384,10 @@ def _part_of(points: Array, tetrahedra: Index, place: Array) -> npt.NDArray[np.b
     """Which tetrahedra are connected through faces with the one nearest to a place."""
     faces = np.sort(np.concatenate([np.delete(tetrahedra, corner, axis=1) for corner in range(4)]), axis=1)
     owner = np.tile(np.arange(len(tetrahedra)), 4)
-    order = np.lexsort(faces.T[::-1])
-    faces, owner = faces[order], owner[order]
-    same = np.all(faces[1:] == faces[:-1], axis=1)
+    key = row_keys(faces)
+    order = np.argsort(key, kind="stable")
+    key, owner = key[order], owner[order]
+    same = key[1:] == key[:-1]
     links = (np.ones(int(same.sum())), (owner[:-1][same], owner[1:][same]))
     _, label = csgraph.connected_components(
         sparse.coo_matrix(links, shape=(len(tetrahedra), len(tetrahedra))), directed=False

@@ -18,6 +18,9 @@ from numpy.typing import ArrayLike
 from registration.errors import InputError
 from registration.rigid import Array, adjoint, check_rigid, invert
 
+_STILL = np.hstack([np.zeros((3, 3)), np.eye(3)])
+"""[-y^, I] at the origin."""
+
 
 @dataclass(frozen=True)
 class FramePose:
@@ -40,23 +43,53 @@ class FramePose:
         S_y = J S J^T + R S_x R^T with J = [-y^, I].
         """
         rotation = self.matrix[:3, :3]
-        moved = rotation @ np.asarray(point, dtype=np.float64) + self.matrix[:3, 3]
-        x, y, z = moved
-        jacobian = np.array([[0.0, z, -y, 1.0, 0.0, 0.0], [-z, 0.0, x, 0.0, 1.0, 0.0], [y, -x, 0.0, 0.0, 0.0, 1.0]])
-        total = jacobian @ self.covariance @ jacobian.T
+        moved = rotation.dot(np.asarray(point, dtype=np.float64)) + self.matrix[:3, 3]
+        x, y, z = moved.tolist()
+        jacobian = _STILL.copy()
+        jacobian[0, 1], jacobian[0, 2] = z, -y
+        jacobian[1, 0], jacobian[1, 2] = -z, x
+        jacobian[2, 0], jacobian[2, 1] = y, -x
+        total = jacobian.dot(self.covariance).dot(jacobian.T)
         if covariance is not None:
             total = total + rotation @ np.asarray(covariance, dtype=np.float64) @ rotation.T
         return moved, total
 
 
-@dataclass(frozen=True)
 class _Edge:
-    """One stored transform and, made once, its inverse."""
+    """One stored transform; its other direction and its adjoints are made when a chain first needs them."""
 
-    forward: FramePose
-    backward: FramePose
-    forward_adjoint: Array
-    backward_adjoint: Array
+    def __init__(self, pose: FramePose, given: Array | None) -> None:
+        self.pose = pose
+        self.given = given
+        """The covariance as it was given: one that comes again need not be checked again."""
+        self._backward: tuple[Array, Array] | None = None
+        self._adjoints: dict[bool, Array] = {}
+
+    def link(self, forward: bool) -> tuple[Array, Array]:
+        """Matrix and covariance in one direction."""
+        if forward:
+            return self.pose.matrix, self.pose.covariance
+        if self._backward is None:
+            ad = self.adjoint(False)
+            self._backward = invert(self.pose.matrix), ad @ self.pose.covariance @ ad.T
+        return self._backward
+
+    def adjoint(self, forward: bool) -> Array:
+        """The adjoint of the matrix in one direction."""
+        known = self._adjoints.get(forward)
+        if known is None:
+            known = self._adjoints[forward] = adjoint(self.pose.matrix if forward else invert(self.pose.matrix))
+        return known
+
+
+@dataclass
+class _Composed:
+    """What the edges of a chain up to one of them make together; the adjoint where another edge follows."""
+
+    edge: _Edge
+    matrix: Array
+    covariance: Array
+    adjoint: Array | None
 
 
 class FrameGraph:
@@ -66,6 +99,8 @@ class FrameGraph:
         self._edges: dict[tuple[str, str], _Edge] = {}
         self._neighbors: dict[str, list[str]] = {}
         self._paths: dict[tuple[str, str], tuple[tuple[tuple[str, str], bool], ...]] = {}
+        self._composed: dict[tuple[str, str], list[_Composed]] = {}
+        """Per chain; valid as far as its edges are still the same."""
 
     @property
     def frames(self) -> tuple[str, ...]:
@@ -98,10 +133,16 @@ class FrameGraph:
         if target == source:
             raise InputError(f"frame {target!r} cannot be joined to itself; name two different frames.")
         checked = check_rigid(matrix, name)
-        error = np.zeros((6, 6)) if covariance is None else _check_covariance(covariance, name)
-        known = (target, source) in self._edges
+        known = self._edges.get((target, source))
+        given = None if covariance is None else np.array(covariance, dtype=np.float64)
+        if given is None:
+            error = np.zeros((6, 6))
+        elif known is not None and known.given is not None and _same(known.given, given):
+            error = known.pose.covariance
+        else:
+            error = _check_covariance(given, name)
         reverse = (source, target) in self._edges
-        if not known and not reverse:
+        if known is None and not reverse:
             if self._path(target, source) is not None:
                 raise InputError(
                     f"{name} would close a loop: these frames are already joined through others; "
@@ -110,17 +151,12 @@ class FrameGraph:
             self._neighbors.setdefault(target, []).append(source)
             self._neighbors.setdefault(source, []).append(target)
             self._paths.clear()
+            self._composed.clear()
         elif reverse:
             del self._edges[(source, target)]
             self._paths.clear()
-        inverse = invert(checked)
-        ad, ad_inverse = adjoint(checked), adjoint(inverse)
-        self._edges[(target, source)] = _Edge(
-            FramePose(checked, error, time_ns),
-            FramePose(inverse, ad_inverse @ error @ ad_inverse.T, time_ns),
-            ad,
-            ad_inverse,
-        )
+            self._composed.clear()
+        self._edges[(target, source)] = _Edge(FramePose(checked, error, time_ns), given)
 
     def get(self, target: str, source: str) -> FramePose:
         """The transform from `source` to `target` with its composed covariance.
@@ -139,25 +175,18 @@ class FrameGraph:
                 f"no chain of transforms joins frame {source!r} to frame {target!r}; "
                 f"{target!r} is joined to {self._component(target)}, {source!r} to {self._component(source)}."
             )
-        matrix: Array | None = None
-        total: Array | None = None
-        ad: Array | None = None
+        composed = self._composed.setdefault((target, source), [])
         oldest: int | None = None
-        for key, forward in path:
+        for place, (key, forward) in enumerate(path):
             edge = self._edges[key]
-            pose = edge.forward if forward else edge.backward
-            step = edge.forward_adjoint if forward else edge.backward_adjoint
-            if matrix is None or total is None or ad is None:
-                matrix, total, ad = pose.matrix, pose.covariance, step
-            else:
-                total = total + ad @ pose.covariance @ ad.T
-                matrix = matrix @ pose.matrix
-                ad = ad @ step
-            if pose.time_ns is not None and (oldest is None or pose.time_ns < oldest):
-                oldest = pose.time_ns
-        assert matrix is not None
-        assert total is not None
-        return FramePose(matrix, total, oldest)
+            if place >= len(composed) or composed[place].edge is not edge:
+                # From here on the chain has changed; a tool's edge, the last one, does so with every pose.
+                del composed[place:]
+                composed.append(_extended(composed[-1] if place else None, edge, forward, last=place == len(path) - 1))
+            time_ns = edge.pose.time_ns
+            if time_ns is not None and (oldest is None or time_ns < oldest):
+                oldest = time_ns
+        return FramePose(composed[-1].matrix, composed[-1].covariance, oldest)
 
     def transform_point(
         self, target: str, source: str, point: ArrayLike, covariance: ArrayLike | None = None
@@ -203,6 +232,22 @@ class FrameGraph:
     def _component(self, frame: str) -> str:
         joined = [other for other in self._neighbors if other != frame and self._path(frame, other) is not None]
         return ", ".join(repr(other) for other in joined) or "nothing"
+
+
+def _extended(before: _Composed | None, edge: _Edge, forward: bool, *, last: bool) -> _Composed:
+    matrix, error = edge.link(forward)
+    if before is None or before.adjoint is None:
+        return _Composed(edge, matrix, error, None if last else edge.adjoint(forward))
+    matrix = before.matrix.dot(matrix)
+    error = before.covariance + before.adjoint.dot(error).dot(before.adjoint.T)
+    # A chain's results are kept and given out again: nobody may change them.
+    matrix.setflags(write=False)
+    error.setflags(write=False)
+    return _Composed(edge, matrix, error, None if last else before.adjoint @ edge.adjoint(forward))
+
+
+def _same(a: Array, b: Array) -> bool:
+    return a.shape == b.shape and bool((a == b).all())
 
 
 def _check_covariance(covariance: ArrayLike, name: str) -> Array:

@@ -40,7 +40,7 @@ from scipy import stats
 from registration.absolute_orientation import fit_points
 from registration.errors import InputError
 from registration.landmark_checks import blunder_warnings, check_configuration
-from registration.pose_error import about_origin, displacement_jacobian
+from registration.pose_error import PoseError
 from registration.rigid import Array, apply_to_points, check_points, skew
 
 
@@ -99,14 +99,18 @@ class LandmarkRegistration:
         A single point (3,) gives one (3, 3). With `widened` (the default) it contains the factor that keeps
         95 % ellipsoids honest when `fle` was estimated.
         """
-        jacobian = displacement_jacobian(np.asarray(points, dtype=np.float64) - self.centroid)
-        covariance = self.covariance if widened else self.covariance / self.widening
-        return jacobian @ covariance @ np.swapaxes(jacobian, -1, -2)
+        covariance = self.error.point_covariance(points)
+        return covariance if widened else covariance / self.widening
+
+    @property
+    def error(self) -> PoseError:
+        """`covariance` about `centroid`, and what it means at any point."""
+        return PoseError(self.covariance, self.centroid)
 
     @property
     def pose_covariance(self) -> Array:
         """`covariance` moved from the centroid to the target frame's origin: what `FrameGraph.set` takes."""
-        return about_origin(self.covariance, self.centroid)
+        return self.error.pose_covariance
 
 
 def register_landmarks(

@@ -6,7 +6,6 @@ trackers' word for "not seen") is kept with `valid` False, and never used as a p
 
 from __future__ import annotations
 
-import csv
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from registration.errors import InputError
 from registration.rigid import Array, check_rigid, invert, matrix_from_quaternion
+from registration.tables import read_rows
+from registration.verdict import Verdict
+
+MOST_LOST = 0.1
+"""Part of a recording's poses that may be lost without a word."""
 
 _FIELD = re.compile(r"^Seq_Frame(\d+)_(\w+)\s*:?=\s*(.*?)\s*$", re.MULTILINE)
 
@@ -29,12 +33,15 @@ class PoseStream:
         time_s: (n,) stamps in seconds of the file's clock.
         poses: (n, 4, 4) in mm; the identity where not valid.
         valid: (n,) whether the pose may be used.
+        unscaled: how many are not valid because their quaternion is not of unit length: a fault of the file, not of
+            the tracker's view.
     """
 
     name: str
     time_s: Array
     poses: Array
     valid: NDArray[np.bool_]
+    unscaled: int = 0
 
     def used(self) -> PoseStream:
         """The valid poses alone, in order of time, repeated stamps dropped.
@@ -44,10 +51,25 @@ class PoseStream:
         """
         keep = np.flatnonzero(self.valid)
         if not len(keep):
-            raise InputError(f"{self.name}: none of {len(self.valid)} poses is valid; was the tool ever in view?")
+            raise InputError(f"{self.name}: none of {len(self.valid)} poses is valid; {self._why_lost}")
         keep = keep[np.argsort(self.time_s[keep], kind="stable")]
         keep = keep[np.concatenate([[True], np.diff(self.time_s[keep]) > 0.0])]
         return PoseStream(self.name, self.time_s[keep], self.poses[keep], np.ones(len(keep), dtype=bool))
+
+    @property
+    def loss(self) -> Verdict:
+        """How many poses cannot be used, for a person to judge: more than a tenth is to be looked at."""
+        lost = int(np.sum(~self.valid))
+        said = f"{lost} of {len(self.valid)} poses of {self.name} are not valid"
+        if self.unscaled or lost > MOST_LOST * len(self.valid):
+            return Verdict("check", f"{said}; {self._why_lost}")
+        return Verdict("pass", said)
+
+    @property
+    def _why_lost(self) -> str:
+        if self.unscaled:
+            return f"{self.unscaled} have a quaternion that is not of unit length: mend the file"
+        return "was the tool ever in view?" if not self.valid.any() else "was the tool in view?"
 
 
 @dataclass(frozen=True)
@@ -141,9 +163,10 @@ def poses_from_rows(
     if not scalar_first:
         q = np.roll(q, 1, axis=1)
     finite = np.isfinite(t) & np.isfinite(p).all(axis=1) & np.isfinite(q).all(axis=1)
-    valid = finite & (np.abs(np.linalg.norm(np.where(np.isfinite(q), q, 0.0), axis=1) - 1.0) <= 0.01)
+    length = np.linalg.norm(np.where(np.isfinite(q), q, 0.0), axis=1)
+    valid = finite & (np.abs(length - 1.0) <= 0.01)
     poses = np.array([matrix_from_quaternion(q[i], p[i]) if valid[i] else np.eye(4) for i in range(len(t))])
-    return PoseStream(name, t, poses.reshape(-1, 4, 4), valid)
+    return PoseStream(name, t, poses.reshape(-1, 4, 4), valid, int(np.sum(finite & ~valid & (length > 0.0))))
 
 
 def read_pose_table(path: Path, *, unit_mm: float = 1.0, scalar_first: bool = False) -> PoseStream:
@@ -159,27 +182,17 @@ def read_pose_table(path: Path, *, unit_mm: float = 1.0, scalar_first: bool = Fa
     Raises:
         InputError: the file cannot be read, or a row has other than eight numbers.
     """
-    rows: list[list[float]] = []
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a table of poses ({error}).") from error
-    for number, line in enumerate(lines, 1):
-        parts = next(csv.reader([line])) if "," in line else line.split()
-        if not any(part.strip() for part in parts):
-            continue
-        try:
-            row = [float(part) for part in parts if part.strip()]
-        except ValueError:
-            if not rows:
-                continue
-            raise InputError(f"{path} line {number} is not eight numbers: time, x, y, z and a quaternion.") from None
-        if len(row) != 8:
-            raise InputError(f"{path} line {number} has {len(row)} numbers; time, x, y, z and a quaternion make eight.")
-        rows.append(row)
-    if not rows:
-        raise InputError(f"{path} holds no poses; give lines of time, x, y, z and a quaternion.")
-    table = np.array(rows)
+    table = read_rows(path, (8,), "time, x, y, z and a quaternion, eight numbers")
     return poses_from_rows(
         table[:, 0], table[:, 1:4] * unit_mm, table[:, 4:], name=Path(path).name, scalar_first=scalar_first
     )
+
+
+def read_position_table(path: Path) -> tuple[Array, Array]:
+    """Read a table of time [s], x, y, z [mm]: stamps (n,) and positions (n, 3), NaN where a device sent such.
+
+    Raises:
+        InputError: the file cannot be read, or a row has other than four numbers.
+    """
+    table = read_rows(path, (4,), "time_s, x, y, z in mm, four numbers")
+    return table[:, 0], table[:, 1:]

@@ -25,9 +25,6 @@ from registration.errors import InputError
 
 Array = NDArray[np.float64]
 
-_IDENTITY = np.eye(3)
-_LAST_ROW = np.array([0.0, 0.0, 0.0, 1.0])
-
 ROTATION_TOLERANCE = 1e-5
 """Largest |R R^T - I| entry accepted: matrices printed with six digits pass, sheared ones do not."""
 
@@ -45,18 +42,25 @@ def check_rigid(matrix: ArrayLike, name: str = "transform", *, tolerance: float 
         raise InputError(f"{name} is not an array of numbers; give a 4x4 matrix.") from None
     if result.shape != (4, 4):
         raise InputError(f"{name} has shape {result.shape}; give a 4x4 matrix.")
-    if not np.isfinite(result).all():
+    # In plain numbers: a tracker sends poses by the hundred, and NumPy's calls cost more than the sums.
+    (a, b, c, x), (d, e, f, y), (g, h, i, z), (p, q, r, w) = result.tolist()
+    if not math.isfinite(a + b + c + d + e + f + g + h + i + x + y + z + p + q + r + w):
         raise InputError(f"{name} holds values that are not finite; give a 4x4 matrix of finite numbers.")
-    if np.abs(result[3] - _LAST_ROW).max() > tolerance:
-        raise InputError(f"{name} has last row {result[3].tolist()}; a rigid transform ends with 0 0 0 1.")
-    rotation = result[:3, :3]
-    shear = np.abs(rotation @ rotation.T - _IDENTITY).max()
+    if max(abs(p), abs(q), abs(r), abs(w - 1.0)) > tolerance:
+        raise InputError(f"{name} has last row {[p, q, r, w]}; a rigid transform ends with 0 0 0 1.")
+    shear = max(
+        abs(a * a + b * b + c * c - 1.0),
+        abs(d * d + e * e + f * f - 1.0),
+        abs(g * g + h * h + i * i - 1.0),
+        abs(a * d + b * e + c * f),
+        abs(a * g + b * h + c * i),
+        abs(d * g + e * h + f * i),
+    )
     if shear > tolerance:
         raise InputError(
             f"{name} scales or shears (its rotation part misses orthonormality by {shear:.2g}); "
             "give a rotation and a translation only."
         )
-    (a, b, c), (d, e, f), (g, h, i) = rotation.tolist()
     if a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g) < 0.0:
         raise InputError(f"{name} is a reflection (determinant -1); check the handedness of its frames.")
     return result
@@ -124,7 +128,7 @@ def adjoint(matrix: ArrayLike) -> Array:
     """
     matrix = np.asarray(matrix, dtype=np.float64)
     rotation = matrix[:3, :3]
-    x, y, z = matrix[:3, 3]
+    x, y, z = matrix[:3, 3].tolist()
     result = np.zeros((6, 6))
     result[:3, :3] = rotation
     result[3:, 3:] = rotation

@@ -51,9 +51,14 @@ class _Run:
     """the first of them"""
 
 
-@dataclass
+@dataclass(slots=True)
 class StreamClock:
     """The clock of one stream.
+
+    Most messages of most streams change nothing: their clock is right within the tolerance, and they come no faster
+    than others did. `least_ns`, `most_ns` and `until_ns` say for which this holds, so that one who sees many can leave
+    `see` out: of a message that arrives before `until_ns`, and `least_ns` to `most_ns` after its source time, that time
+    stands.
 
     Attributes:
         trusted: the source is synchronized: its times are taken as they are.
@@ -67,6 +72,9 @@ class StreamClock:
     raw_offset_ns: int = 0
     """least delay plus offset, before anything is tolerated"""
     drift_ppm: float = 0.0
+    least_ns: int = 0
+    most_ns: int = -1
+    until_ns: int = 0
     _count: int = 0
     _first: list[int] = field(default_factory=list)
     _buckets: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=MOST_BUCKETS))
@@ -87,6 +95,11 @@ class StreamClock:
             return self.raw_offset_ns
         return max(0, self.raw_offset_ns - TOLERANCE_NS)
 
+    def trust(self, trusted: bool) -> None:
+        """Take the source's times as they are, or no more."""
+        if trusted != self.trusted:
+            self.trusted, self.until_ns = trusted, 0
+
     def see(self, source_ns: int, receive_ns: int) -> int:
         """Take a message's times; returns its source time by the session's clock."""
         difference = receive_ns - source_ns
@@ -94,6 +107,7 @@ class StreamClock:
             if self._stepped(receive_ns, difference):
                 self._restart()
             else:
+                self.until_ns = 0  # what comes next is to be compared with this one
                 return self._session_time(source_ns, receive_ns)
         else:
             self._strange = None
@@ -110,7 +124,22 @@ class StreamClock:
             if self._bucket is not None and (least is None or self._bucket[2] < least):
                 least = self._bucket[2]
             self.raw_offset_ns = difference if least is None else least
+        self._narrow(source_ns)
         return self._session_time(source_ns, receive_ns)
+
+    def _narrow(self, source_ns: int) -> None:
+        """Say which messages of this bucket's rest will change nothing."""
+        self.until_ns = 0
+        if self._count <= WARM_UP or self._bucket is None:
+            return
+        begin, _, least = self._bucket
+        later = self.raw_offset_ns
+        if self._line is not None:
+            later += round(self._line[2] * BUCKET_NS)
+        if self.trusted or (0 <= self.raw_offset_ns <= TOLERANCE_NS and 0 <= later <= TOLERANCE_NS):
+            self.least_ns = max(0, least, self.raw_offset_ns - EARLY_NS)
+            self.most_ns = self.raw_offset_ns + LATE_NS
+            self.until_ns = begin + BUCKET_NS
 
     def _session_time(self, source_ns: int, receive_ns: int) -> int:
         """Nothing is measured after it has arrived; of a trusted clock that is the session's to judge."""

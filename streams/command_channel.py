@@ -5,23 +5,29 @@ fields. A reply is one frame with `id`, `ok`, `reason` (empty where ok) and `res
 one that cannot be read. Questions are for whoever may watch; what changes the session needs the role *command*.
 """
 
+import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import zmq
 
 from streams.errors import InputError
-from streams.messages import MAX_TEXT
+from streams.messages import MAX_NAME, MAX_TEXT
 from streams.roles import COMMAND, COMMANDS
 from streams.sockets import Monitor, Security, attach, open_socket
+
+log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 50
 """Requests that are answered before the twin does something else."""
 
 MAX_REQUEST_BYTES = 65_536
+
+MAX_INTERVENTIONS = 20
 
 
 class _Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=True):
@@ -52,12 +58,21 @@ class ClockTime(_Request, frozen=True, kw_only=True):
     """The session's clock; a device can set its own by it, halving the time the answer took."""
 
 
-class WhatIf(_Request, frozen=True, kw_only=True):
-    """What the model says would be if some of its parameters were others."""
+class Intervention(msgspec.Struct, frozen=True):
+    """Something that would be done."""
 
-    factors: dict[str, float]
-    """factors on the parameters' present estimates, by their names in the state"""
-    beats: int = 5
+    kind: Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
+    """an option of the command what-if: clamp, stent, device, svr, resistance, inflow, heart-rate, drug, blood-loss"""
+    value: Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
+    """its value, as a person writes it: outlet_1, or +20%"""
+
+
+class WhatIf(_Request, frozen=True, kw_only=True):
+    """What would happen if something were done to the patient as the twin sees him now; takes seconds to answer."""
+
+    interventions: Annotated[tuple[Intervention, ...], msgspec.Meta(min_length=1, max_length=MAX_INTERVENTIONS)]
+    hold: Annotated[str, msgspec.Meta(max_length=MAX_NAME)] = "auto"
+    """what the inlet keeps: flow, pressure, or auto"""
 
 
 class AddNote(_Request, frozen=True, kw_only=True):
@@ -119,6 +134,15 @@ class Caller:
     """by its key; None without keys"""
 
 
+@dataclass(frozen=True)
+class _Promised:
+    """A reply that is still being worked on."""
+
+    route: list[bytes]
+    request_id: str
+    result: Future[Any]
+
+
 class CommandServer:
     """The twin's end: answers whatever has come, without waiting.
 
@@ -135,6 +159,7 @@ class CommandServer:
             InputError: the endpoint is none, is in use, or is beyond this machine without keys.
         """
         self.answered = self.refused = 0
+        self._promised: list[_Promised] = []
         self._security = security
         self._socket = open_socket(zmq.ROUTER, endpoint, insecure=insecure, security=security, domain=COMMANDS)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
@@ -147,8 +172,9 @@ class CommandServer:
         """Answer what has come.
 
         Args:
-            answer: gives a request's result, or raises `NotAvailable`.
+            answer: gives a request's result or a future of it, or raises `NotAvailable`, as the future may.
         """
+        self._keep_promises()
         for _ in range(MOST_AT_ONCE):
             if not self._socket.poll(0, zmq.POLLIN):
                 return
@@ -156,12 +182,31 @@ class CommandServer:
             # A REQ socket puts an empty frame before its request, a DEALER need not.
             route = [part.bytes for part in parts[:-1]]
             reply = self._reply(parts[-1].bytes if len(parts) > 1 else b"", self._caller(parts[-1]), answer)
-            self.answered += 1
-            self.refused += not reply.ok
+            if isinstance(reply.result, Future):
+                self._promised.append(_Promised(route, reply.id, reply.result))
+            else:
+                self._send(route, reply)
+
+    def _keep_promises(self) -> None:
+        """Send the replies that have become ready."""
+        for promised in [one for one in self._promised if one.result.done()]:
+            self._promised.remove(promised)
             try:
-                self._socket.send_multipart([*route, _encoder.encode(reply)], flags=zmq.NOBLOCK)
-            except zmq.ZMQError:
-                self.refused += reply.ok  # the caller has gone, or does not listen
+                reply = Reply(promised.request_id, True, "", promised.result.result())
+            except (NotAvailable, CancelledError, ValueError) as error:
+                reply = Reply(promised.request_id, False, str(error))
+            except Exception as error:
+                log.exception("a question could not be answered")
+                reply = Reply(promised.request_id, False, f"it could not be answered ({type(error).__name__})")
+            self._send(promised.route, reply)
+
+    def _send(self, route: list[bytes], reply: Reply) -> None:
+        self.answered += 1
+        self.refused += not reply.ok
+        try:
+            self._socket.send_multipart([*route, _encoder.encode(reply)], flags=zmq.NOBLOCK)
+        except zmq.ZMQError:
+            self.refused += reply.ok  # the caller has gone, or does not listen
 
     def _caller(self, part: "zmq.Frame") -> Caller:
         if self._security is None:

@@ -1,7 +1,7 @@
 """Events: what has arrived, in one order; and the watch over what has not."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -13,8 +13,7 @@ MALFORMED, UNKNOWN_TYPE, FORBIDDEN = "malformed", "unknown_type", "forbidden"
 """Why a frame gives no message; the session counts it under this name."""
 
 
-@dataclass(frozen=True)
-class Malformed:
+class Malformed(msgspec.Struct, frozen=True, gc=False):
     """A frame that gives the session no message."""
 
     reason: str
@@ -23,8 +22,7 @@ class Malformed:
     """MALFORMED: it cannot be read. UNKNOWN_TYPE: a later version's. FORBIDDEN: its sender may not say it."""
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One thing that happened to a session."""
 
     index: int
@@ -43,6 +41,10 @@ class Event:
     def numbered(self, index: int) -> "Event":
         """The same event with its number in the session."""
         return Event(index, self.receive_time_ns, self.frame, self.message, self.late, self.superseded)
+
+    def marked(self, *, late: bool = False, superseded: bool = False) -> "Event":
+        """The same event with marks."""
+        return Event(self.index, self.receive_time_ns, self.frame, self.message, late, superseded)
 
 
 def event_from_frame(
@@ -82,6 +84,8 @@ class Verdict:
     """Its publisher began anew."""
 
 
+IN_ORDER = Verdict()
+
 REMEMBERED = 256
 """Gaps this far back can still be filled; older numbers are taken for a restart."""
 
@@ -93,8 +97,7 @@ RESTART_NS = 50_000_000
 """A publisher that starts again has been away for longer than this; less is how well its clock is known."""
 
 
-@dataclass(frozen=True)
-class _Stream:
+class _Stream(msgspec.Struct, frozen=True):
     newest: int
     newest_ns: int | None = None
     missing: frozenset[int] = frozenset()
@@ -120,29 +123,35 @@ class SequenceWatch:
         known = self.streams.get(stream)
         if known is None:
             # What came before the first message seen was never subscribed to.
-            return self._with(stream, _Stream(newest=sequence, newest_ns=source_time_ns)), Verdict()
+            return self._with(stream, _Stream(newest=sequence, newest_ns=source_time_ns)), IN_ORDER
         time_ns = known.newest_ns if source_time_ns is None else max(source_time_ns, known.newest_ns or 0)
         gap = sequence - known.newest - 1
         if 0 <= gap <= LARGEST_GAP:
-            recent = range(max(known.newest + 1, sequence - REMEMBERED), sequence)
             missing = known.missing
             if missing or gap:
+                recent = range(max(known.newest + 1, sequence - REMEMBERED), sequence)
                 missing = frozenset(n for n in missing if n >= sequence - REMEMBERED) | frozenset(recent)
-            updated = replace(known, newest=sequence, newest_ns=time_ns, missing=missing, lost=known.lost + gap)
-            return self._with(stream, updated), Verdict(lost=gap)
+            updated = _Stream(
+                sequence, time_ns, missing, known.lost + gap, known.duplicates, known.late, known.restarts
+            )
+            return self._with(stream, updated), Verdict(lost=gap) if gap else IN_ORDER
         if sequence in known.missing:
-            updated = replace(known, missing=known.missing - {sequence}, lost=known.lost - 1, late=known.late + 1)
+            updated = msgspec.structs.replace(
+                known, missing=known.missing - {sequence}, lost=known.lost - 1, late=known.late + 1
+            )
             return self._with(stream, updated), Verdict(late=True)
         if source_time_ns is None:
             begins = (sequence == 0 and known.newest > 0) or sequence < known.newest - REMEMBERED
         else:
             begins = sequence != known.newest and source_time_ns > (known.newest_ns or 0) + RESTART_NS
         if begins or gap > LARGEST_GAP:
-            updated = replace(
+            updated = msgspec.structs.replace(
                 known, newest=sequence, newest_ns=time_ns, missing=frozenset(), restarts=known.restarts + 1
             )
             return self._with(stream, updated), Verdict(restart=True)
-        return self._with(stream, replace(known, duplicates=known.duplicates + 1)), Verdict(duplicate=True)
+        return self._with(stream, msgspec.structs.replace(known, duplicates=known.duplicates + 1)), Verdict(
+            duplicate=True
+        )
 
     def _with(self, stream: str, state: _Stream) -> "SequenceWatch":
         return SequenceWatch({**self.streams, stream: state})

@@ -1,25 +1,18 @@
-"""Where frames wait between the thread that receives and the loop that thinks: bounded, with a policy for each stream.
+"""Where frames wait between the thread that receives and the loop that thinks.
 
-A loop that is held up finds on its return what waited. Of streams whose newest message makes the older ones useless
-(poses, images) all but the last few are marked superseded: they are recorded and counted, and not used. Of all
-others (pressure: every sample counts) everything is kept. The bound is on bytes and on frames together; what does
-not fit is counted, never silently lost. Senders that say too much are held to their limit here as well.
+It is bounded by bytes and by frames together; what does not fit is counted, never silently lost. Senders that say too
+much are held to their limit here as well. What of it is used, after the loop was held up, is the intake's to say.
 """
 
 import threading
-from collections import Counter, deque
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import dataclass, field
 
-from streams.messages import MAX_STREAMS, ImageFrame, ToolPose
 from streams.rate_limit import TokenBucket
 from streams.sockets import Frame
 
 MOST_BYTES = 256_000_000
 MOST_FRAMES = 200_000
-
-NEWEST_OF: Mapping[type, int] = {ToolPose: 64, ImageFrame: 2}
-"""How many of these may wait; older ones are superseded. Everything else is kept."""
 
 
 @dataclass
@@ -33,53 +26,49 @@ class Inbox:
     most_bytes: int = MOST_BYTES
     most_frames: int = MOST_FRAMES
     counts: Counter[str] = field(default_factory=Counter)
-    policies: dict[bytes, int] = field(default_factory=dict)
-    """by topic: how many may wait; learned from the first message of each"""
     new_bucket: type[TokenBucket] = TokenBucket
-    _frames: deque[Frame] = field(default_factory=deque)
+    _frames: list[Frame] = field(default_factory=list)
     _bytes: int = 0
     _buckets: dict[str | None, TokenBucket] = field(default_factory=dict)
     _ready: threading.Condition = field(default_factory=threading.Condition)
 
     def put(self, frames: list[Frame]) -> None:
         """Add what has come; called by the receiving thread."""
+        if not frames:
+            return
+        sizes = [len(frame.data) for frame in frames]
+        size = sum(sizes)
+        one_sender = len({frame.sender for frame in frames}) == 1
         with self._ready:
-            for frame in frames:
-                size = len(frame.data)
-                bucket = self._buckets.get(frame.sender)
-                if bucket is None:
-                    bucket = self._buckets[frame.sender] = self.new_bucket()
-                if not bucket.allows(frame.receive_time_ns, size):
-                    self.counts["rate_limited"] += 1
-                elif self._bytes + size > self.most_bytes or len(self._frames) >= self.most_frames:
-                    self.counts["overflow"] += 1
-                else:
-                    self._frames.append(frame)
-                    self._bytes += size
+            fits = self._bytes + size <= self.most_bytes and len(self._frames) + len(frames) <= self.most_frames
+            newest_ns = frames[-1].receive_time_ns
+            if fits and one_sender and self._bucket(frames[0].sender).allows(newest_ns, size, len(frames)):
+                self._frames += frames
+                self._bytes += size
+            else:
+                self._put_singly(frames, sizes)
             self._ready.notify()
 
-    def learn(self, topic: str, kind: type) -> None:
-        """Remember the policy of a stream by the type of its messages."""
-        keep = NEWEST_OF.get(kind)
-        if keep is not None and len(self.policies) < MAX_STREAMS:
-            self.policies[topic.encode()] = keep
+    def _put_singly(self, frames: list[Frame], sizes: list[int]) -> None:
+        for frame, size in zip(frames, sizes, strict=True):
+            if not self._bucket(frame.sender).allows(frame.receive_time_ns, size):
+                self.counts["rate_limited"] += 1
+            elif self._bytes + size > self.most_bytes or len(self._frames) >= self.most_frames:
+                self.counts["overflow"] += 1
+            else:
+                self._frames.append(frame)
+                self._bytes += size
 
-    def take(self, wait_s: float = 0.0) -> list[tuple[Frame, bool]]:
-        """Everything that waits, each with whether it is superseded; waits for the first at most this long."""
+    def _bucket(self, sender: str | None) -> TokenBucket:
+        bucket = self._buckets.get(sender)
+        if bucket is None:
+            bucket = self._buckets[sender] = self.new_bucket()
+        return bucket
+
+    def take(self, wait_s: float = 0.0) -> list[Frame]:
+        """Everything that waits, as it came; waits for the first at most this long."""
         with self._ready:
             if not self._frames and wait_s > 0:
                 self._ready.wait(wait_s)
-            if not self._frames:
-                return []
-            frames, self._frames, self._bytes = self._frames, deque(), 0
-        if len(frames) <= min(NEWEST_OF.values()):
-            return [(frame, False) for frame in frames]
-        waiting: Counter[bytes] = Counter()
-        marked: list[tuple[Frame, bool]] = []
-        for frame in reversed(frames):
-            topic = frame.data[: frame.data.find(b"\0")]
-            keep = self.policies.get(topic)
-            waiting[topic] += keep is not None
-            marked.append((frame, keep is not None and waiting[topic] > keep))
-        marked.reverse()
-        return marked
+            frames, self._frames, self._bytes = self._frames, [], 0
+            return frames

@@ -7,7 +7,9 @@ reads no clock.
 """
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import dist
 
 import msgspec
 
@@ -17,16 +19,21 @@ from streams.keys import AllowList
 from streams.liveness import Liveness
 from streams.messages import (
     ENDED,
+    LARGEST_NORM,
+    LEAST_NORM,
     MAX_STREAMS,
+    NO_TURN,
     OWN_TYPES,
     ClockEstimate,
     FlowSample,
     Heartbeat,
     ImageFrame,
     IntakeReport,
+    Message,
     PressureSamples,
     ToolPose,
     WaveformSamples,
+    decode_by_type,
     end_time_ns,
 )
 from streams.ordering import Orderer
@@ -48,8 +55,39 @@ REPORT_STREAM = "session/intake"
 
 MOST_TOOLS = 64
 
+NEWEST_OF: Mapping[type, int] = {ToolPose: 64, ImageFrame: 2}
+"""How many of these may wait; older ones are superseded. Everything else is kept."""
+
+SHORT = 4096
+"""Longer frames are not copied to be taken apart."""
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 _NOBODY = "\0"
 """No client's name."""
+
+Turn = tuple[int, int, Event]
+"""When an event was measured, when it arrived, and the event."""
+
+
+def _ignore(receive_time_ns: int) -> None:
+    """For streams that have no rhythm."""
+
+
+@dataclass(slots=True)
+class _Source:
+    """What is looked up once for each message of a stream."""
+
+    stream: str
+    kind: type
+    """of its last message"""
+    sender: str | None
+    tool: str | None
+    clock: StreamClock
+    beat: Callable[[int], None]
+    """takes the time of arrival"""
+    waiting: int = 0
+    """messages among those that were taken together"""
 
 
 @dataclass
@@ -73,56 +111,166 @@ class Intake:
     _tools: set[str] = field(default_factory=set)
     _accepted: dict[tuple[str, type, str | None], str | None] = field(default_factory=dict)
     """Whose messages of a stream, type and tool were found allowed: the list does not change during a session."""
+    _sources: dict[str, _Source] = field(default_factory=dict)
+    _quick: dict[bytes, _Source] = field(default_factory=dict)
+    """those whose messages may take the short way, by the name that frames begin with"""
     _synchronized: set[str] = field(default_factory=set)
     _reported: tuple[int, tuple[str, ...]] | None = None
     _reports: int = 0
 
-    def take(self, frame: Frame, *, superseded: bool = False) -> Event | None:
-        """Take a frame. What is no message, or superseded, is returned as it stands; the rest waits for `release`.
+    def take_all(self, frames: Sequence[Frame]) -> list[Event]:
+        """Take frames in the order in which they came.
 
-        Events get their numbers from the caller, who knows the order.
+        What is no message is returned as it stands, and so is what is superseded: of poses and images the newest count
+        (`NEWEST_OF`) and older ones that waited with them do not. The rest waits for `release`. Events get their
+        numbers from the caller, who knows the order.
+
+        Nearly all messages are one more of a known stream, from its own sender, with nothing to notice: these take a
+        short way here, and all others that of `_admit`, which gives the same for every message.
         """
+        at_once: list[Event] = []
+        turns: list[Turn] = []
+        quick = self._quick
+        crowded = len(frames) > min(NEWEST_OF.values())
+        if crowded:
+            for source in self._sources.values():
+                source.waiting = 0
+        for frame in frames:
+            data, received = frame.data, frame.receive_time_ns
+            if len(data) > SHORT:
+                self._take_slowly(frame, at_once, turns)
+                continue
+            name, _, payload = data.partition(b"\0")
+            known = quick.get(name)
+            if known is None or known.sender != frame.sender:
+                self._take_slowly(frame, at_once, turns)
+                continue
+            try:
+                message = decode_by_type(payload)
+            except UNREADABLE:
+                self._take_slowly(frame, at_once, turns)
+                continue
+            time_ns = message.source_time_ns
+            if type(message) is PressureSamples:
+                sound = known.kind is PressureSamples
+                time_ns += message.sample_period_ns * (len(message.values_mmhg) - 1)
+            elif type(message) is ToolPose:
+                turn = message.quaternion
+                sound = message.tool == known.tool and LEAST_NORM < dist(turn, NO_TURN) < LARGEST_NORM
+            else:
+                sound = False
+            if not sound or message.stream != known.stream:
+                self._take_slowly(frame, at_once, turns)
+                continue
+            clock = known.clock
+            if clock.least_ns <= received - time_ns <= clock.most_ns and received < clock.until_ns:
+                event = Event(-1, received, data, message)
+            else:
+                event, time_ns = self._timed(message, clock, time_ns, frame)
+            known.beat(received)
+            known.waiting += 1
+            turns.append((time_ns, received, event))
+        if crowded:
+            turns = self._supersede(turns, at_once)
+        self.orderer.extend(turns)
+        return at_once
+
+    def take(self, frame: Frame) -> Event | None:
+        """Take a single frame, as `take_all`; the event if it is returned as it stands."""
+        stands = self.take_all((frame,))
+        return stands[0] if stands else None
+
+    def _take_slowly(self, frame: Frame, at_once: list[Event], turns: list[Turn]) -> None:
+        event, time_ns = self._admit(frame)
+        if time_ns is None:
+            at_once.append(event)
+        else:
+            turns.append((time_ns, frame.receive_time_ns, event))
+
+    def _admit(self, frame: Frame) -> tuple[Event, int | None]:
+        """The event of a frame, and when it was measured by the session's clock; None where it is no message."""
         received = frame.receive_time_ns
         event = event_from_frame(-1, received, frame.data)
         message = event.message
         if isinstance(message, Malformed):
-            return event
-        said = (message.stream, type(message), message.tool if isinstance(message, ToolPose) else None)
+            return event, None
+        tool = message.tool if isinstance(message, ToolPose) else None
+        said = (message.stream, type(message), tool)
         if self._accepted.get(said, _NOBODY) != frame.sender:
             forbidden = self._forbidden(event, frame.sender)
             if forbidden is not None:
-                return replace(event, message=Malformed(forbidden, topic(frame.data), FORBIDDEN))
+                return Event(-1, received, frame.data, Malformed(forbidden, topic(frame.data), FORBIDDEN)), None
             if len(self._accepted) < 4 * MAX_STREAMS:
                 self._accepted[said] = frame.sender
         clock = self.clocks.get(message.stream)
         if clock is None:
             clock = self.clocks[message.stream] = StreamClock(trusted=message.stream in self._synchronized)
         if isinstance(message, Heartbeat) and message.synchronized:
-            clock.trusted = True
-        end = end_time_ns(message)
-        corrected_end = clock.see(end, received)
+            clock.trust(True)
+        event, time_ns = self._timed(message, clock, end_time_ns(message), frame)
         if isinstance(message, CONTINUOUS):
             self.liveness.see(message.stream, received)
         if isinstance(message, Heartbeat):
             self._heartbeat(message, frame.sender)
-        if corrected_end != end:
-            corrected = max(0, message.source_time_ns + corrected_end - end)
-            event = Event(-1, received, frame.data, msgspec.structs.replace(message, source_time_ns=corrected))
-        if superseded:
-            return replace(event, superseded=True)
-        self.orderer.add(event, time_ns=corrected_end, receive_ns=received)
-        return None
+        source = self._sources.get(message.stream)
+        if source is None or (source.kind, source.sender, source.tool) != (type(message), frame.sender, tool):
+            source = self._know(message, frame.sender, tool, clock)
+        source.waiting += 1
+        return event, time_ns
+
+    def _timed(self, message: Message, clock: StreamClock, end_ns: int, frame: Frame) -> tuple[Event, int]:
+        """The event of a message by the session's clock, and when it was complete by it."""
+        received = frame.receive_time_ns
+        corrected_ns = clock.see(end_ns, received)
+        if corrected_ns != end_ns:
+            source_ns = max(0, message.source_time_ns + corrected_ns - end_ns)
+            message = msgspec.structs.replace(message, source_time_ns=source_ns)
+        # Nothing arrives before it was measured: such a clock lies.
+        return Event(-1, received, frame.data, message), min(corrected_ns, received)
+
+    def _know(self, message: Message, sender: str | None, tool: str | None, clock: StreamClock) -> "_Source":
+        """What there is to know of the stream of an accepted message."""
+        kind, stream = type(message), message.stream
+        beat = self.liveness.pulse(stream).times_ns.append if isinstance(message, CONTINUOUS) else _ignore
+        source = self._sources[stream] = _Source(stream, kind, sender, tool, clock, beat)
+        if kind in (ToolPose, PressureSamples):
+            self._quick[stream.encode("ascii")] = source
+        else:
+            self._quick.pop(stream.encode("ascii"), None)
+        return source
+
+    def _supersede(self, turns: list[Turn], at_once: list[Event]) -> list[Turn]:
+        """The turns without those that newer ones of their stream make useless, which stand as they are."""
+        surplus = {
+            source.stream: source.waiting - NEWEST_OF[source.kind]
+            for source in self._sources.values()
+            if source.kind in NEWEST_OF and source.waiting > NEWEST_OF[source.kind]
+        }
+        if not surplus:
+            return turns
+        left = []
+        for turn in turns:
+            event = turn[2]
+            stream = event.message.stream if type(event.message) in NEWEST_OF else ""  # type: ignore[union-attr]
+            if surplus.get(stream, 0) > 0:
+                surplus[stream] -= 1
+                at_once.append(event.marked(superseded=True))
+            else:
+                left.append(turn)
+        return left
 
     def release(self, now_ns: int) -> list[Event]:
         """The events whose turn has come, in order."""
-        return [
-            replace(released.item, late=True) if released.late else released.item
-            for released in self.orderer.release(now_ns)
-        ]
+        return self._marked(*self.orderer.take_due(now_ns))
 
     def flush(self) -> list[Event]:
         """All that still wait, in order."""
-        return [replace(done.item, late=True) if done.late else done.item for done in self.orderer.flush()]
+        return self._marked(*self.orderer.take_all())
+
+    @staticmethod
+    def _marked(events: list[Event], late: int) -> list[Event]:
+        events[:late] = [event.marked(late=True) for event in events[:late]]
+        return events
 
     def report(
         self, now_ns: int, *, flags: tuple[str, ...] = (), counts: Counter[str] | None = None
@@ -194,4 +342,4 @@ class Intake:
                 self.liveness.forget(stream)
         for stream in named:
             if stream in self.clocks:
-                self.clocks[stream].trusted = message.synchronized
+                self.clocks[stream].trust(message.synchronized)

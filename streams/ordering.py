@@ -5,9 +5,11 @@ apart arrivals were out of order lately, so that streams that arrive in order wa
 bound is not waited for: what comes then is released at once and marked late.
 """
 
-import heapq
+from bisect import bisect_left, bisect_right
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import NamedTuple
 
 MOST_WAIT_NS = 20_000_000
@@ -17,6 +19,8 @@ LATE_SHARE = 0.001
 
 MARGIN = 1.2
 REVIEW_NS = 100_000_000
+
+_time = itemgetter(0)
 
 
 class Released[T](NamedTuple):
@@ -39,9 +43,9 @@ class Orderer[T]:
     most_wait_ns: int = MOST_WAIT_NS
     late: int = 0
     hold_ns: int = 0
-    _heap: list[tuple[int, int, int, T]] = field(default_factory=list)
-    """time, number, time of arrival, item"""
-    _number: int = 0
+    _waiting: list[tuple[int, int, T]] = field(default_factory=list)
+    """time, time of arrival, item; in the order of the times unless `_unsorted`, equal times as they came"""
+    _unsorted: bool = False
     _released_ns: int = -1
     _arrived_ns: int = -1
     _disorder: deque[tuple[int, int]] = field(default_factory=deque)
@@ -52,51 +56,83 @@ class Orderer[T]:
     _reviewed_ns: int = 0
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return len(self._waiting)
 
     def add(self, item: T, *, time_ns: int, receive_ns: int) -> None:
         """Take an item that was measured at one time and arrived at another, both by the session's clock."""
-        time_ns = min(time_ns, receive_ns)  # nothing arrives before it was measured: such a clock lies
-        behind = self._arrived_ns - time_ns
-        if 0 < behind <= self.most_wait_ns:
-            self._disorder.append((receive_ns, behind))
-        self._arrived_ns = max(self._arrived_ns, time_ns)
-        self._since_review += 1
-        heapq.heappush(self._heap, (time_ns, self._number, receive_ns, item))
-        self._number += 1
-        if receive_ns - self._reviewed_ns >= REVIEW_NS:
-            self._review(receive_ns)
+        self.extend([(min(time_ns, receive_ns), receive_ns, item)])  # nothing arrives before it was measured
 
-    def release(self, now_ns: int) -> list[Released[T]]:
-        """Everything whose turn has come."""
-        heap = self._heap
-        if not heap:
-            return []
+    def extend(self, items: Sequence[tuple[int, int, T]]) -> None:
+        """Take items in the order in which they arrived.
+
+        Args:
+            items: of each when it was measured, when it arrived (not before), and itself.
+        """
+        if not items:
+            return
+        times = [item[0] for item in items]
+        if times[0] < self._arrived_ns or times != sorted(times):
+            self._note_disorder(items)
+        self._arrived_ns = max(self._arrived_ns, times[-1])
+        self._waiting += items
+        self._since_review += len(items)
+        newest_ns = items[-1][1]
+        if newest_ns - self._reviewed_ns >= REVIEW_NS:
+            self._review(newest_ns)
+
+    def _note_disorder(self, items: Sequence[tuple[int, int, T]]) -> None:
+        self._unsorted = True
+        for time_ns, receive_ns, _ in items:
+            behind = self._arrived_ns - time_ns
+            if behind <= 0:
+                self._arrived_ns = time_ns
+            elif behind <= self.most_wait_ns:
+                self._disorder.append((receive_ns, behind))
+
+    def take_due(self, now_ns: int) -> tuple[list[T], int]:
+        """Everything whose turn has come, in order, and how many of the first of them are late."""
+        waiting = self._sorted()
+        if not waiting:
+            return [], 0
         watermark = now_ns - self.hold_ns
         if self.hold_ns:
             overdue = now_ns - self.most_wait_ns
-            watermark = max([watermark, *(time_ns for time_ns, _, receive_ns, _ in heap if receive_ns <= overdue)])
-        released = []
-        while heap and heap[0][0] <= watermark:
-            time_ns, _, _, item = heapq.heappop(heap)
-            late = time_ns < self._released_ns
-            if late:
-                self.late += 1
-            else:
-                self._released_ns = time_ns
-            released.append(Released(item, late))
-        return released
+            watermark = max([watermark, *(time_ns for time_ns, receive_ns, _ in waiting if receive_ns <= overdue)])
+        if waiting[-1][0] <= watermark:
+            due, self._waiting = waiting, []
+        else:
+            end = bisect_right(waiting, watermark, key=_time)
+            if not end:
+                return [], 0
+            due = waiting[:end]
+            del waiting[:end]
+        late = bisect_left(due, self._released_ns, key=_time) if due[0][0] < self._released_ns else 0
+        self.late += late
+        self._released_ns = max(self._released_ns, due[-1][0])
+        return [item for _, _, item in due], late
 
-    def flush(self) -> list[Released[T]]:
-        """Everything that still waits, in order."""
-        return self.release(max((entry[0] for entry in self._heap), default=0) + self.hold_ns)
+    def release(self, now_ns: int) -> list[Released[T]]:
+        """Everything whose turn has come, each with whether it is late."""
+        items, late = self.take_due(now_ns)
+        return [Released(item, number < late) for number, item in enumerate(items)]
+
+    def take_all(self) -> tuple[list[T], int]:
+        """Everything that still waits, as `take_due`."""
+        return self.take_due(max((entry[0] for entry in self._waiting), default=0) + self.hold_ns)
 
     def due_ns(self) -> int | None:
         """When the next item will have its turn; None where nothing waits."""
-        if not self._heap:
+        waiting = self._sorted()
+        if not waiting:
             return None
-        time_ns, _, receive_ns, _ = self._heap[0]
+        time_ns, receive_ns, _ = waiting[0]
         return min(time_ns + self.hold_ns, receive_ns + self.most_wait_ns)
+
+    def _sorted(self) -> list[tuple[int, int, T]]:
+        if self._unsorted:
+            self._waiting.sort(key=_time)
+            self._unsorted = False
+        return self._waiting
 
     def _review(self, now_ns: int) -> None:
         self._counts.append((now_ns, self._since_review))

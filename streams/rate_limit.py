@@ -24,15 +24,15 @@ class TokenBucket:
     def __post_init__(self) -> None:
         self._messages, self._bytes = self.messages_per_s * self.burst_s, self.bytes_per_s * self.burst_s
 
-    def allows(self, now_ns: int, size: int) -> bool:
-        """Whether a message of this many bytes is within the limits; if so it is taken off."""
+    def allows(self, now_ns: int, size: int, messages: int = 1) -> bool:
+        """Whether messages of this many bytes together are within the limits; if so they are taken off."""
         if self._last_ns:
             passed = max(0, now_ns - self._last_ns) * 1e-9
             self._messages = min(self._messages + passed * self.messages_per_s, self.messages_per_s * self.burst_s)
             self._bytes = min(self._bytes + passed * self.bytes_per_s, self.bytes_per_s * self.burst_s)
         self._last_ns = max(now_ns, self._last_ns)
-        if self._messages < 1 or self._bytes < size:
+        if self._messages < messages or self._bytes < size:
             return False
-        self._messages -= 1
+        self._messages -= messages
         self._bytes -= size
         return True

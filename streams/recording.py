@@ -217,7 +217,7 @@ class RecordingScan:
         late, superseded = LATE in channel.metadata, SUPERSEDED in channel.metadata
         if not (late or superseded):
             return event
-        return Event(event.index, event.receive_time_ns, event.frame, event.message, late, superseded)
+        return event.marked(late=late, superseded=superseded)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Both are written under a temporary name first; the original is never touched.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -156,9 +156,8 @@ def anonymize(source: Path, target: Path, *, keep_images: bool = False) -> Rewri
             return Event(item.index, received, b"", Malformed("taken out", "", message.kind))
         moved_message = msgspec.structs.replace(message, source_time_ns=message.source_time_ns - shift_ns)
         cleaned = _emptied(moved_message, keep_images=keep_images)
-        return replace(
-            event_from_frame(item.index, received, pack(cleaned)), late=item.late, superseded=item.superseded
-        )
+        moved_event = event_from_frame(item.index, received, pack(cleaned))
+        return moved_event.marked(late=item.late, superseded=item.superseded)
 
     return _rewrite(source, target, describe, change)
 

@@ -99,10 +99,8 @@ def record_devices(
         size += len(event.frame)
 
     def take_all(wait_s: float) -> None:
-        for frame, _ in inbox.take(wait_s):
-            event = intake.take(frame)
-            if event is not None:
-                keep(event)
+        for event in intake.take_all(inbox.take(wait_s)):
+            keep(event)
 
     begin = said = time.monotonic()
     receiver.start()

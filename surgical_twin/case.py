@@ -46,7 +46,7 @@ AXIS = "axis.csv"
 REDUCED = "reduced.npz"
 MANIFEST = "case.toml"
 
-SESSION_FILES = (MESH, FIDUCIALS, AXIS, REDUCED)
+SESSION_FILES = (MESH, FIDUCIALS, AXIS, REDUCED, CENTERLINE, CENTERLINE_TABLE)
 """What a live session reads: two cases with equal contents of these give equal twin states."""
 
 
@@ -195,6 +195,20 @@ class Case:
         }
         self.save()
 
+    @property
+    def follow_lumen(self) -> bool:
+        """Whether a session takes the drift that the lumen shows out of the tip's position: ``follow_lumen`` of the
+        manifest's table ``registration``; not if it does not say.
+
+        Raises:
+            InputError: it is neither true nor false.
+        """
+        table = self.manifest.get("registration", {})
+        wanted = table.get("follow_lumen", False) if isinstance(table, dict) else None
+        if not isinstance(wanted, bool):
+            raise InputError(f"{self.path(MANIFEST)}: registration.follow_lumen is {wanted!r}; give true or false.")
+        return wanted
+
     def session_hash(self) -> str:
         """Hash of everything in the case that a live session depends on."""
         digest = hashlib.sha256()
@@ -202,4 +216,5 @@ class Case:
             digest.update(name.encode())
             digest.update(file_hash(self.require(name)).encode())
         digest.update(repr(sorted(self.manifest["flow"].items())).encode())
+        digest.update(repr(self.follow_lumen).encode())
         return digest.hexdigest()

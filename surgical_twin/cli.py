@@ -11,7 +11,17 @@ from meshes.errors import InputError as MeshesInputError
 from registration.errors import InputError as RegistrationInputError
 from streams.errors import InputError as StreamsInputError
 from surgical_twin import __version__
-from surgical_twin.commands import display, flow, planning, prediction, procedure, registration, scoring, streams
+from surgical_twin.commands import (
+    calibration,
+    display,
+    flow,
+    planning,
+    prediction,
+    procedure,
+    registration,
+    scoring,
+    streams,
+)
 from surgical_twin.commands.console import err, out
 from surgical_twin.errors import InputError
 from viewer.errors import InputError as ViewerInputError
@@ -54,7 +64,7 @@ for panel, commands in COMMANDS.items():
         app.command(rich_help_panel=panel)(command)
 app.command("import", rich_help_panel="Recordings")(streams.import_files)
 app.add_typer(registration.register, name="register", rich_help_panel="Registration")
-app.add_typer(registration.calibrate, name="calibrate", rich_help_panel="Registration")
+app.add_typer(calibration.calibrate, name="calibrate", rich_help_panel="Registration")
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ from streams.command_channel import (
     Streams,
     WhatIf,
 )
-from streams.events import Event, Malformed, event_from_frame
+from streams.events import Event, event_from_frame
 from streams.inbox import Inbox
 from streams.intake import Intake
 from streams.latency import LatencyHistogram
@@ -44,6 +44,8 @@ from streams.sockets import Publisher, Subscriber, is_local
 from streams.standalone import Receiver
 from streams.wire import pack
 from surgical_twin import __version__
+from surgical_twin.errors import InputError
+from surgical_twin.prediction.live_what_if import WhatIfDesk
 from surgical_twin.session import Session
 from surgical_twin.session_model import SessionModel
 from surgical_twin.session_state import SessionState
@@ -186,6 +188,7 @@ class LiveLoop:
         self._receiver = Receiver(self._subscriber, self._inbox)
         if security is not None:
             security.gatekeeper.on_refusal = self._refused
+        self._what_if = WhatIfDesk(Path(case))
         self._stopped = False
         self._state = SessionState()
         self._index = self._said = 0
@@ -281,10 +284,7 @@ class LiveLoop:
 
     def _receive(self, wait_s: float) -> None:
         """Take what waits in the inbox, waiting for the first at most this long."""
-        for frame, superseded in self._inbox.take(wait_s):
-            event = self._intake.take(frame, superseded=superseded)
-            if event is not None:
-                self._ready.append(event)
+        self._ready.extend(self._intake.take_all(self._inbox.take(wait_s)))
 
     def _release(self, now_ns: int) -> None:
         self._ready.extend(self._intake.release(now_ns))
@@ -314,8 +314,6 @@ class LiveLoop:
         return sum(monitor.refused for monitor in monitors)
 
     def _take_device(self, event: Event) -> None:
-        if not isinstance(event.message, Malformed):
-            self._inbox.learn(event.message.stream, type(event.message))
         self._take(event.numbered(self._index))
         self._waiting.append(event.receive_time_ns)
 
@@ -372,7 +370,11 @@ class LiveLoop:
                     for name, clock in self._intake.clocks.items()
                 }
             case WhatIf():
-                raise NotAvailable("what-if questions are not available: the model does not offer them yet")
+                wishes = tuple((one.kind, one.value) for one in request.interventions)
+                try:
+                    return self._what_if.ask(wishes, request.hold, self._state.ensemble)
+                except InputError as error:
+                    raise NotAvailable(str(error)) from error
             case AddNote():
                 self._command(Note, caller, source=caller.name or "command", text=request.text)
             case EndProcedure():
@@ -406,6 +408,7 @@ class LiveLoop:
             self.report.refused_clients = dict(self._security.gatekeeper.refused)
         elif refused:
             self.report.refused_clients = {"handshake failed": refused}
+        self._what_if.close()
         self._subscriber.close()
         self._publisher.close()
         if self._commands is not None:

@@ -19,6 +19,7 @@ from meshes.centerline import Centerline
 from meshes.files import read_centerline, read_lumen_mesh
 from meshes.lumen import Lumen
 from meshes.tetrahedra import LumenMesh
+from registration.point_files import read_point_file
 from surgical_twin.anatomy_estimate import UNCERTAINTY, estimated_model
 from surgical_twin.axis import Axis, main_axis, path_axis
 from surgical_twin.case import (
@@ -55,7 +56,6 @@ from surgical_twin.plan_anatomy import (
 )
 from surgical_twin.plan_anatomy import write_image as write_image
 from surgical_twin.plan_settings import read_flow
-from surgical_twin.session_model import read_points
 from surgical_twin.training import FlowConditions, RunJob, planned_windkessels, run_jobs, training_conditions
 from surgical_twin.units import METRES_PER_MM, PASCAL_PER_MMHG
 
@@ -106,7 +106,7 @@ def _anatomy(case: Case, request: PlanRequest, say: Say) -> None:
     )
     write_polydata(anatomy_surface(image, lumen), case.path(ANATOMY))
     say(0.7)
-    fiducials = skin_points(image) if given is None else read_points(Path(given))
+    fiducials = skin_points(image) if given is None else read_point_file(Path(given)).by_name()
     if len(fiducials) < 3:
         raise InputError(f"{given} names {len(fiducials)} fiducials; registration needs at least 3, better 6.")
     write_table(

@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registration.camera import PinholeCamera
+from registration.point_files import read_point_file
 from registration.rigid import invert
 from streams.messages import TwinState
 from surgical_twin.case import ANATOMY, CENTERLINE, FIDUCIALS, SURFACE, Case
 from surgical_twin.scoring import PlayedProcedure, Score
-from surgical_twin.session_model import read_points
 from viewer.overlay import Overlay
 from viewer.photograph import BONE, Surface, photograph
 from viewer.scene import Scene, read_surface, write_png
@@ -116,7 +116,7 @@ def _overlays(
     image = photograph(
         surfaces,
         camera,
-        markers={name: point.tolist() for name, point in read_points(case.require(FIDUCIALS)).items()},
+        markers={name: point.tolist() for name, point in read_point_file(case.require(FIDUCIALS)).by_name().items()},
         marker_radius=2.5,
         rng=np.random.default_rng(0),
     )

@@ -7,7 +7,7 @@ published state; nothing raises.
 
 An event takes one of these ways:
 
-* a pose, a touched fiducial or an R-wave is remembered (``SessionState``);
+* a pose, a touched fiducial or an R-wave is remembered (``SessionState``), the catheter's pose followed in the vessel;
 * pressure and flow samples advance the ensemble to their time and are assimilated;
 * a tick of the session's clock publishes the twin's state.
 """
@@ -41,8 +41,9 @@ from streams.messages import (
 from surgical_twin.assimilation.beat import Beat
 from surgical_twin.assimilation.flow_filter import FilterState
 from surgical_twin.assimilation.observation import ObservationError, place_variance
+from surgical_twin.following import follow
 from surgical_twin.session_model import SessionModel
-from surgical_twin.session_state import SessionState, tip_fix
+from surgical_twin.session_state import SessionState, registered_tip, tip_fix
 from surgical_twin.twin_state import build_twin_state
 from surgical_twin.units import CUBIC_METRES_PER_ML
 
@@ -136,7 +137,18 @@ class Session:
         known = state.poses.get(pose.tool)
         if known is not None and pose.source_time_ns < known.source_time_ns:
             return state.counting(late=1)
-        return replace(state, poses={**state.poses, pose.tool: pose})
+        state = replace(state, poses={**state.poses, pose.tool: pose})
+        if self.model.lumen is None or state.registration is None or not pose.valid or pose.tool != state.tool:
+            return state
+        following = follow(
+            self.model.lumen,
+            state.following,
+            state.registration.error,
+            registered_tip(state.registration, pose),
+            pose.source_time_ns,
+            correct=self.model.settings.follow_lumen,
+        )
+        return state if following is state.following else replace(state, following=following)
 
     def _touch(self, state: SessionState, touch: FiducialTouch) -> SessionState:
         if touch.fiducial not in self.model.fiducials:
@@ -154,7 +166,7 @@ class Session:
         except RegistrationError as error:
             # The last good registration stays, and the state says why there is no newer one.
             return replace(state, registration_problem=str(error))
-        return replace(state, registration=registration, registration_problem=None)
+        return replace(state, registration=registration, registration_problem=None, following=None)
 
     def _trigger(self, state: SessionState, trigger: Trigger) -> SessionState:
         if trigger.kind != "r_wave":
@@ -208,7 +220,8 @@ class Session:
         middle_ns = samples.source_time_ns + samples.sample_period_ns * (count - 1) // 2
         mean = float(np.mean(samples.values_mmhg))
         if middle_ns >= state.measured_ns:
-            state = replace(state, measured_mmhg=mean, measured_ns=middle_ns, tool=samples.tool)
+            following = state.following if samples.tool == state.tool else None
+            state = replace(state, measured_mmhg=mean, measured_ns=middle_ns, tool=samples.tool, following=following)
         if state.beat is None or state.ensemble is None:
             return state
         if not self._usable_time(state, middle_ns):

@@ -1,23 +1,23 @@
 """What a session reads from the case and never changes: the trained model, the planned points, the settings."""
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meshes.files import read_lumen_mesh
+from registration.lumen.tracking import LumenTracker
+from registration.point_files import read_point_file
 from surgical_twin.assimilation.flow_filter import FlowFilter
 from surgical_twin.case import AXIS, FIDUCIALS, MESH, REDUCED, Case
-from surgical_twin.errors import InputError
 from surgical_twin.flow.field_decoder import FieldDecoder, PointOperator
 from surgical_twin.flow.port_model import PortParameters, PortState
 from surgical_twin.flow.reduced import ReducedModel
 from surgical_twin.flow.waveform import PeriodicWaveform
 from surgical_twin.flow.windkessel import Windkessel
+from surgical_twin.registration_inputs import read_branch_tree
 from surgical_twin.units import CUBIC_METRES_PER_ML, METRES_PER_MM, PASCAL_PER_MMHG
 
 Array = NDArray[np.float64]
@@ -42,6 +42,9 @@ class SessionSettings:
     ``drop_factor``) does not take up: the wall is not wrong by the same everywhere."""
     shape_uncertainty: float = 0.05
     """How far the patient's inflow may be from the planned shape, as a share of the mean flow."""
+    follow_lumen: bool = False
+    """Whether the registration's drift, as the catheter's way through the lumen shows it, is taken out of the tip's
+    position."""
     assimilate: bool = True
     """Whether observations correct the ensemble; without it the session shows what the plan alone predicts."""
 
@@ -97,6 +100,8 @@ class SessionModel:
     pressure_error_mmhg: Array
     """(ports,) the same for pressure."""
     settings: SessionSettings
+    lumen: LumenTracker | None = None
+    """What follows the catheter through the vessel tree; None where there is no tree."""
 
     @classmethod
     def load(cls, case: Case, settings: SessionSettings | None = None) -> "SessionModel":
@@ -105,7 +110,7 @@ class SessionModel:
         Raises:
             InputError: a file of the case is missing or does not fit the others.
         """
-        chosen = settings or SessionSettings()
+        chosen = settings or SessionSettings(follow_lumen=case.follow_lumen)
         mesh = read_lumen_mesh(case.require(MESH))
         reduced = ReducedModel.load(case.require(REDUCED), mesh.points * METRES_PER_MM, mesh.tetrahedra)
         reduced.decoder.prepare()
@@ -113,18 +118,21 @@ class SessionModel:
         outlets = reduced.ports.outlets
         windkessels = {name: Windkessel(**flow["windkessels"][name]) for name in outlets}
         waveform = PeriodicWaveform.named(flow["waveform"], mean=flow["mean_flow_m3_s"], period=flow["period_s"])
-        stations = np.array(list(read_points(case.require(AXIS)).values()))
+        planned = PortParameters.of(windkessels, outlets)
+        reduced.ports.steady_state(planned, waveform.mean)  # the compiled steps are loaded now, not in the first event
+        stations = read_point_file(case.require(AXIS)).points
         return cls(
             case_hash=case.session_hash(),
             reduced=reduced,
-            filter=FlowFilter(reduced.ports, waveform, PortParameters.of(windkessels, outlets)),
+            filter=FlowFilter(reduced.ports, waveform, planned),
             waveform=waveform,
-            fiducials=read_points(case.require(FIDUCIALS)),
+            fiducials=read_point_file(case.require(FIDUCIALS)).by_name(),
             axis=Place.of(reduced, stations),
             port_names=(reduced.inlet, *outlets),
             flow_error_ml_s=flow_error(reduced, waveform.mean, windkessels, chosen) / CUBIC_METRES_PER_ML,
             pressure_error_mmhg=reduced.port_pressure_error / PASCAL_PER_MMHG,
             settings=chosen,
+            lumen=LumenTracker(read_branch_tree(case)),
         )
 
     @cached_property
@@ -180,28 +188,3 @@ def flow_error(
         np.concatenate([[0.0], reduced.port_flow_error]), settings.shape_uncertainty * mean_flow * share
     )
     return total
-
-
-def read_points(path: Path) -> dict[str, Array]:
-    """Read named points from a CSV file with the columns name, x, y, z (mm, LPS).
-
-    Raises:
-        InputError: a column is missing, a name is empty or appears twice, or a coordinate is no finite number.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}); give a CSV file with the columns name, x, y, z.") from error
-    points: dict[str, Array] = {}
-    for number, row in enumerate(rows, start=2):
-        try:
-            name, point = row["name"], np.array([float(row[axis]) for axis in "xyz"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{path}, line {number} is not name, x, y, z with numbers in mm: mend that line."
-            ) from error
-        if not name or name in points or not np.isfinite(point).all():
-            raise InputError(f"{path}, line {number} has an empty or repeated name or an infinite coordinate: mend it.")
-        points[name] = point
-    return points

@@ -11,6 +11,7 @@ from streams.events import SequenceWatch
 from streams.messages import IntakeReport, SessionStart, ToolPose
 from surgical_twin.assimilation.beat import Beat
 from surgical_twin.assimilation.flow_filter import FilterState
+from surgical_twin.following import Following
 
 Array = NDArray[np.float64]
 
@@ -29,6 +30,8 @@ class TipFix:
     """(3,) mm, LPS"""
     covariance: Array
     """(3, 3) mm^2: registration and tracker together"""
+    tre: float
+    """Expected error of the registration there, RMS, mm"""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class SessionState:
     poses: Mapping[str, ToolPose] = field(default_factory=dict)
     tool: str | None = None
     """The tool whose tip carries the pressure sensor."""
+    following: Following | None = None
+    """That tool's way through the vessel since the last registration."""
     beat: Beat | None = None
     ensemble: FilterState | None = None
     measured_mmhg: float | None = None
@@ -74,6 +79,12 @@ class SessionState:
         return replace(self, refused={**self.refused, reason: time_ns}).counting(refused=1)
 
 
+def registered_tip(registration: LandmarkRegistration, pose: ToolPose) -> Array:
+    """(3,) mm: a tool's tip in image space, as the fiducials registered it."""
+    image_from_tracker = registration.target_from_source
+    return np.asarray(image_from_tracker[:3, :3] @ np.array(pose.position) + image_from_tracker[:3, 3])
+
+
 def tip_fix(state: SessionState, tool: str | None, time_ns: int) -> TipFix | None:
     """Where a tool's tip is in the image, or None where that is not known at this time."""
     pose = state.poses.get(tool or "")
@@ -81,8 +92,11 @@ def tip_fix(state: SessionState, tool: str | None, time_ns: int) -> TipFix | Non
         return None
     if abs(time_ns - pose.source_time_ns) > POSE_LIFETIME_NS:
         return None
-    image_from_tracker = state.registration.target_from_source
-    position = image_from_tracker[:3, :3] @ np.array(pose.position) + image_from_tracker[:3, 3]
+    position, error = registered_tip(state.registration, pose), state.registration.error
+    if state.following is not None and state.following.drift is not None:
+        # What the lumen showed of the drift contains what the fiducials left open.
+        drift = state.following.drift
+        position, error = drift.correction[:3, :3] @ position + drift.correction[:3, 3], drift.error
     deviation = TRACKER_ERROR_MM if pose.error is None else pose.error / np.sqrt(3.0)
-    covariance = state.registration.point_covariance(position[None])[0] + np.eye(3) * deviation**2
-    return TipFix(position=position, covariance=covariance)
+    covariance = error.point_covariance(position)
+    return TipFix(position, covariance + np.eye(3) * deviation**2, float(np.sqrt(np.trace(covariance))))

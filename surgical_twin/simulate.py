@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from registration.point_files import read_point_file
 from registration.rigid import invert
 from streams.devices import (
     Device,
@@ -35,7 +36,6 @@ from surgical_twin.procedure import (
     ProcedureSettings,
     plan_motion,
 )
-from surgical_twin.session_model import read_points
 from surgical_twin.simulated_errors import Notes, is_synchronized, line_of, link_errors, tracker_errors
 from surgical_twin.truth import Truth, make_truth
 from surgical_twin.units import read_quantity
@@ -76,7 +76,7 @@ class SimulatedProcedure:
         truth = make_truth(case, axis, settings.truth, seed, say)
         start = PATH_MARGIN_RADII * float(axis.radius[0])
         end = float(axis.distance[-1]) - PATH_MARGIN_RADII * float(axis.radius[-1])
-        fiducials = read_points(case.require(FIDUCIALS))
+        fiducials = read_point_file(case.require(FIDUCIALS)).by_name()
         motion = plan_motion(end - start, len(fiducials), settings.catheter)
         return cls(case, settings, seed, axis, truth, motion, start, random_pose(np.random.default_rng([seed, 2])))
 
@@ -111,7 +111,7 @@ class SimulatedProcedure:
         generators = [np.random.default_rng([self.seed, 3, number]) for number in range(5)]
         links = [np.random.default_rng([self.seed, 4, number]) for number in range(4)]
         tracker, pressure, flow = self.settings.tracker, self.settings.pressure, self.settings.flow
-        fiducials = read_points(self.case.require(FIDUCIALS))
+        fiducials = read_point_file(self.case.require(FIDUCIALS)).by_name()
         tracker_from_image = invert(self.image_from_tracker)
         touches = [
             (

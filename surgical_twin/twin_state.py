@@ -77,7 +77,7 @@ def build_twin_state(model: SessionModel, state: SessionState, time_ns: int) -> 
         "age_ns": {stream: max(0, time_ns - newest) for stream, newest in sorted(state.newest_ns.items())},
         "registered": state.registration is not None,
         "fre": None if state.registration is None else state.registration.fre,
-        "tre": None if state.registration is None or fix is None else state.registration.tre(fix.position),
+        "tre": None if fix is None else fix.tre,
         "tool": state.tool or "",
         "tip": None if fix is None else _triple(fix.position),
         "tip_covariance": None if fix is None else tuple(float(value) for value in fix.covariance.ravel()),
@@ -85,6 +85,7 @@ def build_twin_state(model: SessionModel, state: SessionState, time_ns: int) -> 
         "measured_pressure_mmhg": state.measured_mmhg if time_ns - state.measured_ns < STALE_NS else None,
         "counters": {**state.counters, **state.watch.totals(), **(state.intake.counters if state.intake else {})},
         "innovation": state.normalized_innovation,
+        "vessel_place": None if fix is None or state.following is None else state.following.place,
     }
     if state.ensemble is None or state.beat is None:
         return TwinState(
@@ -164,6 +165,8 @@ def _flags(model: SessionModel, state: SessionState, time_ns: int, *, tip_known:
         flags.append("tip_unknown")
     if state.registration_problem is not None:
         flags.append("registration_problem")
+    if state.following is not None and state.following.drifted:
+        flags.append("registration_drifted")
     if state.beat is None:
         flags.append("no_heart_beat")
     elif time_ns - state.beat.start_ns > OVERDUE_BEATS * state.beat.period_ns:

@@ -134,6 +134,19 @@ def calibrate_camera(
     return CameraCalibration(camera, rms, view_rms, all_poses, std, coverage, tilt, excluded, worst(verdicts))
 
 
+def reprojection(
+    calibration: CameraCalibration, grids: Sequence[ArrayLike], pixels: Sequence[ArrayLike]
+) -> tuple[Array, Array]:
+    """Pixels (k, 2) of all views kept, and by how much (k, 2) the grid, projected, misses them."""
+    seen, misses = [], []
+    for k, (grid, places) in enumerate(zip(grids, pixels, strict=True)):
+        if k not in calibration.excluded:
+            view = calibration.camera.posed(calibration.camera_from_grid[k])
+            seen.append(np.asarray(places, dtype=np.float64))
+            misses.append(view.project(grid) - seen[-1])
+    return np.concatenate(seen), np.concatenate(misses)
+
+
 def _fit(views: list[tuple[Array, Array]], size: tuple[int, int]) -> tuple[float, Array, Array, Array, Array, Array]:
     try:
         rms, matrix, distortion, rotations, translations, std, _, errors = cv2.calibrateCameraExtended(

@@ -21,9 +21,10 @@ from scipy.interpolate import RBFInterpolator
 from scipy.spatial import Delaunay, QhullError
 from scipy.spatial.transform import Rotation
 
+from registration.absolute_orientation import fit_points
 from registration.errors import InputError
 from registration.pose_files import PoseStream
-from registration.rigid import Array, check_points
+from registration.rigid import Array, apply_to_points, check_points
 from registration.verdict import Limits, Verdict, judge
 
 LEAST_SAMPLES = 30
@@ -42,6 +43,9 @@ class DistortionMap:
         after_mm: RMS distance left in samples that the map did not see (cross-validation).
         worst_mm: 95th percentile of those.
         smoothing: of the spline, chosen.
+        measured_from_true: (4, 4) that laid the true positions over the measured ones; the identity if they were.
+        samples: (n, 3) measured positions that the map rests on.
+        corrections: (n, 3) what is added there, as measured.
         verdict: whether to use it.
     """
 
@@ -49,6 +53,9 @@ class DistortionMap:
     after_mm: float
     worst_mm: float
     smoothing: float
+    measured_from_true: Array
+    samples: Array = field(repr=False)
+    corrections: Array = field(repr=False)
     verdict: Verdict
     _spline: RBFInterpolator = field(repr=False)
     _hull: Delaunay = field(repr=False)
@@ -67,12 +74,16 @@ class DistortionMap:
         return result, inside
 
 
-def map_distortion(measured: ArrayLike, true: ArrayLike, *, limits: Limits = LIMITS_MM) -> DistortionMap:
-    """Distortion map from measured and true positions (n, 3) in one frame, n >= 30.
+def map_distortion(
+    measured: ArrayLike, true: ArrayLike, *, aligned: bool = True, limits: Limits = LIMITS_MM
+) -> DistortionMap:
+    """Distortion map from measured and true positions (n, 3), n >= 30.
 
     Args:
         measured: what the electromagnetic tracker says, mm.
-        true: where the sensor was, in the same frame (register both rigidly first), mm.
+        true: where the sensor was, mm.
+        aligned: the true positions are in the tracker's frame already; otherwise they are laid over the measured ones
+            rigidly first, which takes no part of the distortion that a registration of the room would leave.
         limits: on `after_mm`.
 
     Raises:
@@ -87,6 +98,8 @@ def map_distortion(measured: ArrayLike, true: ArrayLike, *, limits: Limits = LIM
         hull = Delaunay(m)
     except QhullError:
         raise InputError("the samples lie in a plane; move the sensor through a volume.") from None
+    frame = np.eye(4) if aligned else fit_points(t[None], m[None])[0]
+    t = apply_to_points(frame, t)
     _, unique = np.unique(np.round(m, 3), axis=0, return_index=True)
     m, t = m[unique], t[unique]
     distortion = t - m
@@ -99,7 +112,16 @@ def map_distortion(measured: ArrayLike, true: ArrayLike, *, limits: Limits = LIM
     if after > before:
         verdict = Verdict("fail", f"the map enlarges the error ({before:.2f} to {after:.2f} mm RMS); map more densely")
     return DistortionMap(
-        before, after, float(np.quantile(left, 0.95)), smoothing, verdict, _spline(m, distortion, smoothing), hull
+        before,
+        after,
+        float(np.quantile(left, 0.95)),
+        smoothing,
+        frame,
+        m,
+        distortion,
+        verdict,
+        _spline(m, distortion, smoothing),
+        hull,
     )
 
 

@@ -27,10 +27,11 @@ from scipy import optimize
 from scipy.spatial.transform import Rotation
 
 from registration.calibration.hand_eye_solvers import SOLVERS
-from registration.calibration.pivot import check_poses, radius_95
+from registration.calibration.pivot import check_poses
 from registration.calibration.pose_stream_offset import PoseInterpolator, find_pose_stream_offset
 from registration.calibration.time_offset import TimeOffset
 from registration.errors import InputError
+from registration.pose_error import radius_95
 from registration.pose_files import PoseStream
 from registration.rigid import Array, exponential
 from registration.verdict import Level, Limits, Verdict, judge, worst

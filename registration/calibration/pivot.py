@@ -23,9 +23,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from registration.errors import InputError
+from registration.pose_error import radius_95
 from registration.rigid import Array, check_rigid
 from registration.verdict import Limits, Verdict, judge, worst
 
@@ -117,8 +117,7 @@ def calibrate_pivot(
             halves.append(_fit(rotations[part], positions[part])[0])
     difference = float(np.linalg.norm(halves[0] - halves[1])) if len(halves) == 2 else math.nan
 
-    verdicts = [_judge_motion(motion, directions[:, 0])]
-    verdicts.append(judge("tip error (95 %)", error_95, tip_limits, "mm"))
+    verdicts = [judge("tip error (95 %)", error_95, tip_limits, "mm"), _judge_motion(motion, directions[:, 0])]
     if not math.isnan(difference):
         verdicts.append(
             judge(
@@ -155,6 +154,16 @@ class SpinCalibration:
     error_95_deg: float
     spin_deg: float
     verdict: Verdict
+
+    def tool_from_tip(self, tip: Array) -> Array:
+        """(4, 4) with the tip (3,) as origin and z along the axis; x lies near the tool's own x or y."""
+        x = np.eye(3)[int(np.argmin(np.abs(self.axis[:2])))]
+        x = x - (x @ self.axis) * self.axis
+        x /= np.linalg.norm(x)
+        result = np.eye(4)
+        result[:3, :3] = np.column_stack([x, np.cross(self.axis, x), self.axis])
+        result[:3, 3] = tip
+        return result
 
 
 def calibrate_spin(
@@ -231,7 +240,9 @@ def calibrate_on_template(
     matrices = check_poses(template_from_tool, 1, "template calibration")
     holes = np.asarray(points, dtype=np.float64)
     if holes.shape != (len(matrices), 3) or not np.isfinite(holes).all():
-        raise InputError(f"{len(matrices)} poses need as many finite hole positions (n, 3); got shape {holes.shape}.")
+        raise InputError(
+            f"{len(matrices)} poses and {len(holes)} hole positions; give for each pose the finite x, y, z of its hole."
+        )
     tips = np.einsum("nji,nj->ni", matrices[:, :3, :3], holes - matrices[:, :3, 3])
     tip = tips.mean(axis=0)
     offsets = tips - tip
@@ -252,19 +263,6 @@ def calibrate_on_template(
         verdict = judge("tip error (95 %)", radius_95(spread, len(means) - 1), limits, "mm")
     error = radius_95(spread, len(means) - 1) if len(means) >= 3 else math.nan
     return TemplateCalibration(tip, spread, error, residuals, float(np.sqrt(np.mean(residuals**2))), verdict)
-
-
-def radius_95(covariance: Array, freedom: int | None = None) -> float:
-    """Radius in mm of the sphere that holds 95 % of a 3D normal error (Grubbs-Patnaik), with `freedom` for an
-    estimated covariance."""
-    values = np.linalg.eigvalsh(covariance).clip(0.0)
-    first, second = float(values.sum()), float(np.sum(values**2))
-    if first <= 0.0:
-        return 0.0
-    dof = first**2 / second
-    scale = second / first
-    widening = 1.0 if freedom is None else stats.f.ppf(0.95, dof, max(1, freedom)) * dof / stats.chi2.ppf(0.95, dof)
-    return float(math.sqrt(scale * stats.chi2.ppf(0.95, dof) * widening))
 
 
 def check_poses(poses: ArrayLike, least: int, what: str) -> Array:

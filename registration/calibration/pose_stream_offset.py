@@ -15,6 +15,9 @@ from registration.errors import InputError
 from registration.pose_files import PoseStream
 from registration.rigid import Array
 
+LEAST_POSES = 20
+"""Fewer poses show no course of turning that could be compared."""
+
 
 class PoseInterpolator:
     """Poses of a stream between its stamps: rotations on the great arc, positions on a straight line."""
@@ -54,7 +57,15 @@ class PoseInterpolator:
 
 
 def turning_speed(stream: PoseStream, *, window_s: float = 0.1) -> tuple[Array, Array]:
-    """Stamps (n,) in seconds and speeds of turning (n,) in rad/s over `window_s`; NaN within gaps."""
+    """Stamps (n,) in seconds and speeds of turning (n,) in rad/s over `window_s`; NaN within gaps.
+
+    Raises:
+        InputError: a recording that is too short to turn in.
+    """
+    if len(stream.time_s) < LEAST_POSES:
+        raise InputError(
+            f"{stream.name} has {len(stream.time_s)} valid poses of different times; at least {LEAST_POSES} are needed."
+        )
     period = float(np.median(np.diff(stream.time_s)))
     window = max(window_s, 2.0 * period)
     t = np.arange(stream.time_s[0] + 0.5 * window, stream.time_s[-1] - 0.5 * window, period)
@@ -87,7 +98,7 @@ def find_pose_stream_offset(a: PoseStream, b: PoseStream, *, reach_s: float | No
             shift = float(b.time_s[0] - a.time_s[0])
             reach_s = 0.5 * float(shorter)
     (ta, speed_a), (tb, speed_b) = turning_speed(a), turning_speed(b)
-    if np.nanmax(speed_a) < 0.02 or np.nanmax(speed_b) < 0.02:
+    if not (np.nanmax(speed_a, initial=0.0) >= 0.02 and np.nanmax(speed_b, initial=0.0) >= 0.02):
         raise InputError("the body did not turn while both devices tracked it; turn it about several axes.")
     window = max(0.1, 2 * float(np.median(np.diff(ta))), 2 * float(np.median(np.diff(tb))))
     if window > 0.1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -104,16 +105,21 @@ class BranchTree:
             KDTree(points),
         )
 
+    @cached_property
+    def middle(self) -> Array:
+        """(3,) mean of the stations, mm."""
+        return np.asarray(self.points.mean(axis=0))
+
     def from_junction(self, station: int) -> float:
         """Way from a station to the nearest place where branches meet, mm; inf in an unbranched vessel."""
         return float(self.distances[station, self.junctions].min()) if len(self.junctions) else np.inf
 
-    def inside(self, points: ArrayLike, margin: float = 0.0) -> NDArray[np.bool_]:
-        """Whether points (n, 3) lie within the local radius (plus `margin`) of the centerline."""
+    def outside(self, points: ArrayLike) -> Array:
+        """How far points (n, 3) lie outside the lumen, mm: beyond the local radius around the centerline; 0 inside."""
         p = np.asarray(points, dtype=np.float64)
         _, near = self.tree.query(p, k=min(24, len(self.points)))
         gap = np.linalg.norm(p[:, None] - self.points[near], axis=2) - self.radii[near]
-        return np.asarray(gap.min(axis=1) <= margin)
+        return np.maximum(gap.min(axis=1), 0.0)
 
 
 def _resampled(points: Array, radii: Array, name: str) -> tuple[Array, Array, Array, Array]:

@@ -34,6 +34,11 @@ from registration.surface.target import SurfaceTarget, thin_out
 from registration.verdict import Limits, Verdict, judge, worst
 
 COARSE_SOURCE = 250
+"""Source points of the steps that the fittest starts take."""
+
+FEW_SOURCE = 70
+"""Source points of the first steps, which all starts take."""
+
 DENSE_SOURCE = 1500
 """From so many source points on, small_gicp finishes."""
 
@@ -200,15 +205,17 @@ def _coarse(starts: Array, points: Array, target: SurfaceTarget, noise: float, r
     """All starts side by side on the thinned clouds; poses and robust scores."""
     poses = starts
     scales = np.geomspace(max(reach, 4.0 * noise), max(3.0 * noise, 1.0 * target.spacing), 12)
+    seen = points[thin_out(points, FEW_SOURCE)]  # enough to see which starts fall behind
     for k, scale in enumerate(np.concatenate([scales, np.repeat(scales[-1], 4)])):
-        if k in (4, 8):  # starts that have fallen behind are dropped
-            scores = _scores(poses, points, target, scale)
+        if k in (4, 8):
+            scores = _scores(poses, seen, target, scale)
             poses = poses[_fittest(poses, scores, points, max(8, len(poses) // 4))]
-        moved = points @ np.swapaxes(poses[:, :3, :3], 1, 2) + poses[:, None, :3, 3]
+            seen = points
+        moved = seen @ np.swapaxes(poses[:, :3, :3], 1, 2) + poses[:, None, :3, 3]
         distance, index = target.coarse_tree.query(moved.reshape(-1, 3))
         q, n = target.coarse_points[index].reshape(moved.shape), target.coarse_normals[index].reshape(moved.shape)
         weights = (1.0 / (1.0 + (distance / scale) ** 2) ** 2).reshape(moved.shape[:2])
-        poses = _step(poses, points, q, n, weights)
+        poses = _step(poses, seen, q, n, weights)
     return poses, _scores(poses, points, target, scales[-1])
 
 
@@ -264,6 +271,8 @@ def _finish(pose: Array, points: Array, target: SurfaceTarget, noise: float) -> 
             max_correspondence_distance=reach,
             num_threads=1,
             max_iterations=30,
+            translation_epsilon=0.05 * noise,
+            rotation_epsilon=0.05 * noise / _radius(points),
         )
         candidate = np.asarray(found.T_target_source)
         if found.num_inliers >= 6 and np.isfinite(candidate).all():
@@ -281,7 +290,7 @@ def _finish(pose: Array, points: Array, target: SurfaceTarget, noise: float) -> 
         if weights.sum() < 6.0:
             return pose
         before, pose = pose, _step(pose[None], points, q[None], n[None], weights[None])[0]
-        if k > 2 and _apart(before, pose, points) < 1e-4:
+        if k > 2 and _apart(before, pose, points) < 0.01 * noise:
             break
     u, _, vt = np.linalg.svd(pose[:3, :3])
     pose[:3, :3] = u @ vt

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from surgical_twin.assimilation.beat import Beat
 from surgical_twin.assimilation.transform import Innovation, innovation, transform_analysis
-from surgical_twin.flow.port_model import PortModel, PortParameters, PortState, Stepper
+from surgical_twin.flow.port_model import PortModel, PortParameters, PortState
 from surgical_twin.flow.waveform import PeriodicWaveform
 
 Array = NDArray[np.float64]
@@ -130,16 +130,16 @@ class FlowFilter:
         ports = self.model.steady_state(parameters, scale * self.waveform.mean)
         steps_per_beat = max(1, round(period_s / self.settings.time_step))
         stepper = self.model.stepper(parameters, period_s / steps_per_beat)
-        for number in range(1, self.settings.spin_up_beats * steps_per_beat + 1):
-            value, rate = self._inflow(number / steps_per_beat, period_s)
-            ports = stepper.step(ports, scale * value, scale * rate)
+        numbers = np.arange(1, self.settings.spin_up_beats * steps_per_beat + 1)
+        value, rate = self._inflow(numbers / steps_per_beat, period_s)
+        ports = stepper.advance(ports, np.outer(value, scale), np.outer(rate, scale))
         return FilterState(step=0, ports=ports, log_factors=log_factors)
 
-    def _inflow(self, phase: float, period_s: float) -> tuple[float, float]:
-        """Planned inflow [m^3/s] and its time derivative at a phase [beats] of a beat of another length."""
+    def _inflow(self, phase: Array, period_s: float) -> tuple[Array, Array]:
+        """Planned inflow [m^3/s] and its time derivative at phases (n,) [beats] of a beat of another length."""
         own = self.waveform.period
         time = (phase % 1.0) * own
-        return float(self.waveform.value(time)), float(self.waveform.derivative(time)) * own / period_s
+        return self.waveform.spline(time), self.waveform.spline(time, 1) * (own / period_s)
 
     def advance(self, state: FilterState, step: int, beat: Beat, *, stride: int = 1) -> FilterState:
         """Integrate every member to a later time step, the heart beating as ``beat`` says.
@@ -154,11 +154,12 @@ class FlowFilter:
         for length in sorted({stride, 1}, reverse=True):
             if number + length > step:
                 continue
-            stepper: Stepper = self.model.stepper(parameters, length * self.settings.time_step)
-            while number + length <= step:
-                number += length
-                value, rate = self._inflow(beat.phase(number * self.step_ns), beat.period_ns * 1e-9)
-                ports = stepper.step(ports, scale * value, scale * rate)
+            numbers = range(number + length, step + 1, length)
+            phase = np.array([beat.phase(one * self.step_ns) for one in numbers])
+            value, rate = self._inflow(phase, beat.period_ns * 1e-9)
+            stepper = self.model.stepper(parameters, length * self.settings.time_step)
+            ports = stepper.advance(ports, np.outer(value, scale), np.outer(rate, scale))
+            number = numbers[-1]
         elapsed = (step - state.step) * self.settings.time_step
         return FilterState(step=step, ports=ports, log_factors=self._forget(state.log_factors, elapsed))
 
@@ -187,7 +188,8 @@ class FlowFilter:
         joint = transform_analysis(joint, predicted[:, None], np.array([observed]), np.array([variance]))
         count = self.outlet_count
         log_factors = np.clip(joint[:, 2 * count :], -LARGEST_LOG_FACTOR, LARGEST_LOG_FACTOR)
-        value, rate = self._inflow(beat.phase(state.step * self.step_ns), beat.period_ns * 1e-9)
+        values, rates = self._inflow(np.array([beat.phase(state.step * self.step_ns)]), beat.period_ns * 1e-9)
+        value, rate = values[0], rates[0]
         scale = self.inflow_factor(log_factors)
         # The analysis is linear and the inflow factor is not: hand the difference to the outlets in equal parts of
         # their inertial share, so that each member's flows add up to its inflow again.

@@ -83,7 +83,7 @@ def what_if(
             ranking.add_row(str(place), name, f"{utility:.3f}")
         out.print(ranking)
     if report is not None:
-        write_atomically(report, json.dumps({name: _plain(one) for name, one in compared.items()}, indent=1))
+        write_atomically(report, json.dumps({name: one.as_plain() for name, one in compared.items()}, indent=1))
     if png is not None:
         name, _ = rank(compared)[0]
         draw_comparison(opened, predictor, compared[name], png)
@@ -144,21 +144,3 @@ def _interval(estimate: "Estimate") -> str:  # type: ignore[name-defined]  # noq
     half = 0.5 * (estimate.upper - estimate.lower)
     digits = 0 if half >= 20 else 1 if half >= 0.2 else 3
     return f"{estimate.value:.{digits}f} [{estimate.lower:.{digits}f}, {estimate.upper:.{digits}f}]"
-
-
-def _plain(comparison: "Comparison") -> dict[str, object]:  # type: ignore[name-defined]  # noqa: F821
-    import msgspec
-
-    return {
-        "interventions": list(comparison.interventions),
-        "hold": comparison.source,
-        "quantities": {
-            name: {
-                "before": msgspec.to_builtins(one.before),
-                "after": msgspec.to_builtins(one.after),
-                "change": msgspec.to_builtins(one.change),
-            }
-            for name, one in comparison.quantities.items()
-        },
-        "notes": list(comparison.notes),
-    }

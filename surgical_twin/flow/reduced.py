@@ -339,7 +339,7 @@ class ReducedModel:
             ),
             inlet=inlet,
             held_out=tuple(json.loads(str(data["held_out"]))),
-            estimated=bool(data["estimated"]),
+            estimated=bool(data.get("estimated", False)),
             **{name: data[name] for name in _ERROR_ARRAYS},
         )
 

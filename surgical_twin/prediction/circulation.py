@@ -127,14 +127,12 @@ def periodic_beat(circulation: Circulation, start: PortState | None = None, *, t
     step = waveform.period / steps
     stepper = circulation.model.stepper(circulation.parameters, step)
     state = start or circulation.model.steady_state(circulation.parameters, scale * waveform.mean)
-    values = [waveform.value(number * step) for number in range(1, steps + 1)]
-    rates = [waveform.derivative(number * step) for number in range(1, steps + 1)]
+    times = np.arange(1, steps + 1) * step % waveform.period
+    inflow, rate = np.outer(waveform.spline(times), scale), np.outer(waveform.spline(times, 1), scale)
     bed = circulation.parameters
     for _ in range(MOST_BEATS):
-        states = []
-        for value, rate in zip(values, rates, strict=True):
-            state = stepper.step(state, scale * value, scale * rate)
-            states.append(state)
+        states = stepper.states(state, inflow, rate)
+        state = states[-1]
         beat = Beat.of(states, step)
         capacitors = np.mean([one.capacitor_pressure for one in states], axis=0)
         off = bed.distal_pressure + bed.distal_resistance * beat.mean_flow - capacitors

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -86,6 +87,15 @@ class Comparison:
     after: Outcome
     notes: tuple[str, ...]
     """what forbids trusting it as it stands"""
+
+    def as_plain(self) -> dict[str, object]:
+        """The comparison in plain maps and lists, each estimate as value, lower and upper."""
+        return {
+            "interventions": list(self.interventions),
+            "hold": self.source,
+            "quantities": {name: msgspec.to_builtins(vars(change)) for name, change in self.quantities.items()},
+            "notes": list(self.notes),
+        }
 
 
 class Predictor:

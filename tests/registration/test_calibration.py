@@ -363,7 +363,7 @@ def test_pose_tables_are_read_and_bad_lines_named(tmp_path):
     with pytest.raises(InputError, match="line 2 has 3 numbers"):
         read_pose_table(path)
     path.write_text("nothing here\n")
-    with pytest.raises(InputError, match="no poses"):
+    with pytest.raises(InputError, match="no lines of time"):
         read_pose_table(path)
     with pytest.raises(InputError, match="no stamped frames"):
         read_sequence(path)

@@ -7,6 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from registration.errors import InputError
 from registration.frames import FrameGraph
+from registration.pose_error import PoseError
 
 few = settings(max_examples=25, deadline=None)
 
@@ -146,3 +147,14 @@ def test_unjoined_unknown_and_looping_frames_are_refused():
 def test_covariances_that_are_none_are_refused(covariance, words):
     with pytest.raises(InputError, match=words):
         FrameGraph().set("a", "b", np.eye(4), covariance)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_mean_square_of_a_pose_error_is_the_trace_of_its_covariance(seed):
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(6, 6))
+    error = PoseError(root @ root.T, rng.normal(size=3) * 50)
+    point = rng.normal(size=3) * 100
+    assert error.mean_square(point) == pytest.approx(np.trace(error.point_covariance(point)))
+    elsewhere = error.about(rng.normal(size=3) * 80)
+    np.testing.assert_allclose(elsewhere.point_covariance(point), error.point_covariance(point), rtol=1e-8, atol=1e-8)

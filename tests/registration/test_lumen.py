@@ -8,6 +8,7 @@ from registration import rigid
 from registration.errors import InputError
 from registration.lumen.branch_tree import BranchTree
 from registration.lumen.tracking import LumenTracker
+from registration.pose_error import PoseError
 
 
 def vessel(rng, radius=4.0):
@@ -48,8 +49,13 @@ def drift(rng, center, length=4.0, degrees=3.0):
 
 
 def follow(tree, fixes, **settings):
+    """The state after all fixes, and that after each."""
     tracker = LumenTracker(tree, **settings)
-    return tracker, [tracker.update(0.025 * i, fix) for i, fix in enumerate(fixes)]
+    track, states = tracker.begin(), []
+    for i, fix in enumerate(fixes):
+        track = tracker.follow(track, 0.025 * i, fix)
+        states.append(tracker.state(track))
+    return states[-1], states
 
 
 def rms(vectors):
@@ -65,15 +71,15 @@ def test_a_drift_is_mostly_removed_in_one_pull_back_through_a_bifurcation():
         true, beyond = pull_back(rng, lines, radii)
         moved = drift(rng, true.mean(axis=0))
         fixes = rigid.apply_to_points(moved, true) + rng.normal(size=true.shape) * 0.5
-        tracker, states = follow(tree, fixes)
+        last, states = follow(tree, fixes)
         before = rms(fixes - true)
-        after = rms(rigid.apply_to_points(tracker.correction @ moved, true) - true)
+        after = rms(rigid.apply_to_points(last.correction @ moved, true) - true)
         removed.append(1 - after / before)
         away = np.abs(beyond) > 8.0
         named = np.array([state.branch for state in states])
         right.append(np.mean(named[away] == np.where(beyond[away] > 0, "left", "parent")))
         # The correction knows about how good it is.
-        predicted = np.sqrt(np.trace(tracker.error.point_covariance(true), axis1=1, axis2=2).mean())
+        predicted = np.sqrt(np.trace(last.error.point_covariance(true), axis1=1, axis2=2).mean())
         assert after < 4.0 * predicted
     assert np.mean(right) >= 0.99
     assert np.median(removed) > 0.6
@@ -84,8 +90,8 @@ def test_without_drift_nothing_much_is_corrected():
     lines, radii = vessel(rng)
     tree = BranchTree.from_branches(lines, radii)
     true, _ = pull_back(rng, lines, radii)
-    tracker, _ = follow(tree, true + rng.normal(size=true.shape) * 0.5)
-    assert rms(rigid.apply_to_points(tracker.correction, true) - true) < 2.0
+    last, _ = follow(tree, true + rng.normal(size=true.shape) * 0.5)
+    assert rms(rigid.apply_to_points(last.correction, true) - true) < 2.0
 
 
 def test_in_a_straight_vessel_the_axial_drift_stays_unknown():
@@ -93,11 +99,11 @@ def test_in_a_straight_vessel_the_axial_drift_stays_unknown():
     line = np.outer(np.linspace(0, 120, 80), (0, 0, 1.0))
     tree = BranchTree.from_branches([line], [np.full(80, 4.0)])
     fixes = line + (3.0, 0, 2.0) + rng.normal(size=line.shape) * 0.3
-    tracker, states = follow(tree, fixes, drift_mm=4.0)
-    covariance = tracker.error.point_covariance(line[40])
+    last, states = follow(tree, fixes, drift_mm=4.0)
+    covariance = last.error.point_covariance(line[40])
     assert covariance[2, 2] > 0.8 * 4.0**2 / 3  # as unknown as before
     assert covariance[0, 0] < 0.3 * covariance[2, 2]
-    assert abs(tracker.correction[0, 3] + 3.0) < 1.0
+    assert abs(last.correction[0, 3] + 3.0) < 1.0
     assert states[-1].branch == "1"
 
 
@@ -134,12 +140,46 @@ def test_at_a_fork_both_branches_are_possible_until_the_catheter_is_in_one():
 def test_bad_fixes_are_counted_and_a_tip_far_outside_fails():
     lines, radii = vessel(np.random.default_rng(13))
     tracker = LumenTracker(BranchTree.from_branches(lines, radii))
-    assert tracker.update(0.0, (np.nan, 0, 0)) is None
-    assert tracker.update(0.1, lines[0][5]).verdict.level == "pass"
-    assert tracker.update(0.1, lines[0][5]) is None  # time stands still
-    assert tracker.update(np.nan, lines[0][5]) is None
-    assert tracker.skipped == 3
-    assert tracker.update(0.2, lines[0][5] + (60.0, 0, 0)).verdict.level == "fail"
+    track = tracker.follow(tracker.begin(), 0.0, (np.nan, 0, 0))
+    assert tracker.state(track) is None
+    track = tracker.follow(track, 0.1, lines[0][5])
+    assert tracker.state(track).verdict.level == "pass"
+    assert tracker.state(track).outside_mm == 0.0
+    for time_s, tip in ((0.1, lines[0][5]), (np.nan, lines[0][5]), (0.2, (1.0, 2.0))):  # time stands still, is none
+        known = track
+        track = tracker.follow(track, time_s, tip)
+        assert track.tip is known.tip
+    assert track.skipped == 4
+    far = tracker.state(tracker.follow(track, 0.3, lines[0][5] + (60.0, 0, 0)))
+    assert far.verdict.level == "fail"
+    assert far.outside_mm > 40.0
+
+
+def test_following_changes_nothing_that_was_known():
+    """The same track, followed twice, gives the same twice; so does following it again later."""
+    rng = np.random.default_rng(14)
+    lines, radii = vessel(rng)
+    true, _ = pull_back(rng, lines, radii, count=120)
+    tracker = LumenTracker(BranchTree.from_branches(lines, radii))
+    tracks = [tracker.begin()]
+    for k, fix in enumerate(true):
+        tracks.append(tracker.follow(tracks[-1], 0.025 * k, fix))
+    again = tracks[60]
+    for k in range(60, 120):
+        again = tracker.follow(again, 0.025 * k, true[k])
+    np.testing.assert_array_equal(again.drift.correction, tracks[-1].drift.correction)
+    np.testing.assert_array_equal(again.belief.weight, tracks[-1].belief.weight)
+
+
+def test_what_is_not_known_of_the_registration_is_in_the_error_of_the_correction():
+    rng = np.random.default_rng(15)
+    lines, radii = vessel(rng)
+    tracker = LumenTracker(BranchTree.from_branches(lines, radii), drift_mm=0.1, drift_deg=0.1)
+    place = lines[0][30]
+    registered = PoseError(np.diag([1e-4, 2e-4, 1e-4, 1.0, 4.0, 9.0]), np.array([100.0, -40.0, 20.0]))
+    wide = tracker.begin(registered).drift.error.point_covariance(place)
+    narrow = tracker.begin().drift.error.point_covariance(place)
+    np.testing.assert_allclose(wide, registered.point_covariance(place) + narrow, rtol=1e-9)
 
 
 @pytest.mark.parametrize(

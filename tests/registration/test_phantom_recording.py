@@ -1,7 +1,6 @@
 """A real tracked stylus on a real phantom, against the registration that PLUS found from the same
 recording."""
 
-import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,20 +9,12 @@ import pytest
 
 from registration import rigid
 from registration.landmarks import register_landmarks
+from registration.pose_files import read_sequence
 
 PLUS = Path(__file__).parents[3] / "shared/data/plus_tracked_sequences"
 RECORDING = PLUS / "EightLandmarkPointsTrackedForPhantomRegistration.igs.mha"
 CONFIGURATION = PLUS / "PlusDeviceSet_fCal_Sim_RecordPhantomLandmarks.xml"
 BASELINE = PLUS / "PhantomRegistrationLandmarkDetection.results.xml"
-
-
-def transforms(tool):
-    """Poses (n, 4, 4) of a tool and whether each is valid (n,), from the text header of the recording."""
-    text = RECORDING.read_text(errors="replace")
-    rows = dict(re.findall(rf"Seq_Frame(\d+)_{tool}Transform = ([^\n]+)", text))
-    status = dict(re.findall(rf"Seq_Frame(\d+)_{tool}TransformStatus = (\w+)", text))
-    poses = np.array([np.array(rows[k].split(), float).reshape(4, 4) for k in sorted(rows)])
-    return poses, np.array([status[k] == "OK" for k in sorted(rows)])
 
 
 def matrix(path, source, target):
@@ -54,29 +45,26 @@ def dwells(tips, window=20, still=1.0):
     return np.array(found)
 
 
-def test_landmarks_of_a_real_phantom_agree_with_plus():
+@pytest.fixture(scope="module")
+def phantom():
+    """Landmarks of the phantom (8, 3), where the stylus touched them (8, 3), and PLUS's registration (4, 4)."""
     if not RECORDING.is_file():
         pytest.skip(f"the recording is not at {RECORDING}")
-    reference, reference_ok = transforms("ReferenceToTracker")
-    stylus, stylus_ok = transforms("StylusToTracker")
-    assert len(reference) == 1000
-    tip = matrix(CONFIGURATION, "StylusTip", "Stylus")
-    ok = reference_ok & stylus_ok
-    tips = np.array(
-        [
-            rigid.compose(rigid.invert(rigid.check_rigid(r, tolerance=1e-3)), s, tip)[:3, 3]
-            for r, s in zip(reference[ok], stylus[ok], strict=True)
-        ]
-    )
+    stylus = read_sequence(RECORDING).stream("Stylus", "Reference").used()
+    assert len(stylus.poses) > 900
+    tips = stylus.poses @ matrix(CONFIGURATION, "StylusTip", "Stylus")[:, 3]
     landmarks = np.array(
         [element.get("Position").split() for element in ElementTree.parse(CONFIGURATION).iter("Landmark")],
         float,
     )
-    touched = dwells(tips)
+    touched = dwells(tips[:, :3])
     assert len(touched) == len(landmarks)
+    return landmarks, touched, matrix(BASELINE, "Phantom", "Reference")
 
+
+def test_landmarks_of_a_real_phantom_agree_with_plus(phantom):
+    landmarks, touched, baseline = phantom
     result = register_landmarks(landmarks, touched)
-    baseline = matrix(BASELINE, "Phantom", "Reference")
     difference = result.target_from_source @ np.linalg.inv(baseline)
     middle = rigid.apply_to_points(baseline, landmarks.mean(axis=0))
     miss = np.linalg.norm(rigid.apply_to_points(difference, middle) - middle)
@@ -98,3 +86,17 @@ def test_landmarks_of_a_real_phantom_agree_with_plus():
     exchanged[[2, 5]] = exchanged[[5, 2]]
     (warning,) = register_landmarks(landmarks, exchanged).warnings
     assert "Fiducials 3 and 6 look swapped" in warning
+
+
+def test_the_command_registers_the_real_phantom_as_plus_did(phantom, terminal, table):
+    landmarks, touched, baseline = phantom
+    names = [f"L{k}" for k in range(8)]
+    source = table("touched.csv", touched[::-1], names=names[::-1], head="name,x,y,z")
+    target = table("phantom.csv", landmarks, names=names, head="name,x,y,z")
+    assert terminal.run("register", "landmarks", source, "--target", target) == 0
+    result = terminal.result("landmarks")
+    difference = np.array(result["image_from_tracker"]) @ baseline
+    off = np.linalg.norm(rigid.apply_to_points(difference, landmarks) - landmarks, axis=1)
+    assert off.max() < 0.45
+    assert off.mean() < result["error_95_mm"] < 1.0
+    assert set(result["left_out_mm"]) == set(names)

@@ -9,7 +9,8 @@ from scipy.spatial.transform import Rotation
 from registration import rigid
 from registration.errors import InputError
 from registration.projection.carm import WATER_PER_MM, Attenuation, carm_camera, carm_camera_from_dicom, radiograph
-from registration.projection.match import register_centerline, register_projections
+from registration.projection.centerline_match import register_centerline
+from registration.projection.match import register_projections
 
 
 def view(primary, secondary=0.0, width=120, pixel=2.4, isocenter=(0.0, 0.0, 0.0)):

@@ -1,98 +1,496 @@
-"""The commands, from files to verdict, picture and exit code."""
+"""Each ``register`` command as a user runs it: files in, a transform with its verdict out, bad input named."""
 
-import json
-import sys
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+import pyvista
+import SimpleITK as sitk
+from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from surgical_twin import cli
-from surgical_twin.case import Case
+from meshes.centerline import Centerline, Line
+from meshes.files import write_centerline, write_lumen_mesh
+from meshes.ports import Port
+from meshes.tetrahedra import LumenMesh
+from registration.camera import PinholeCamera
+from registration.projection.carm import Attenuation, carm_camera, radiograph
+from registration.rigid import apply_to_points, rotation_angle
+from surgical_twin.case import CENTERLINE, CENTERLINE_TABLE, FIDUCIALS, MESH, SURFACE, Case, write_table
 
+DATA = Path(__file__).parents[3] / "shared/data"
+PLUS = DATA / "plus_tracked_sequences"
 POINTS = np.array([[0, 0, 0], [90, 5, 10], [20, 70, -15], [60, 40, 55], [10, -30, 40], [-25, 30, 35.0]])
+NAMES = "ABCDEF"
+TURN = Rotation.from_rotvec((0.4, -0.8, 0.3)).as_matrix()
+TRACKER_FROM_IMAGE = np.block([[TURN, np.array([[100.0], [-50.0], [20.0]])], [np.zeros((1, 3)), np.ones((1, 1))]])
 
 
-@pytest.fixture
-def case(tmp_path):
-    made = Case.create(tmp_path / "case")
-    made.save()
-    return made.folder
-
-
-def run(monkeypatch, *words):
-    monkeypatch.setattr(sys, "argv", ["surgical-twin", *map(str, words)])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    return end.value.code
-
-
-def table(path, points, names="ABCDEFGH"):
-    path.write_text("name,x,y,z\n" + "".join(f"{n},{x},{y},{z}\n" for n, (x, y, z) in zip(names, points, strict=False)))
+def needed(path):
+    if not path.exists():
+        pytest.skip(f"the data are not at {path}")
     return path
 
 
-def moved(points, rng, noise=0.2):
-    turn = Rotation.from_rotvec((0.4, -0.8, 0.3)).as_matrix()
-    return points @ turn.T + (100, -50, 20) + rng.normal(size=points.shape) * noise
+def moved(points, rng=None, noise=0.2):
+    error = 0.0 if rng is None else rng.normal(size=points.shape) * noise
+    return apply_to_points(TRACKER_FROM_IMAGE, points) + error
 
 
-def test_landmarks_by_name_pass_with_a_picture(case, tmp_path, monkeypatch, capsys):
-    rng = np.random.default_rng(0)
+def miss(found, points):
+    """RMS distance in mm by which image_from_tracker misses these image points."""
+    away = apply_to_points(np.array(found) @ TRACKER_FROM_IMAGE, points) - points
+    return float(np.sqrt(np.mean(np.sum(away**2, axis=1))))
+
+
+@pytest.fixture
+def points(table):
+    def write(name, rows, names=NAMES):
+        return table(name, rows, names=names[: len(rows)], head="name,x,y,z")
+
+    return write
+
+
+# Landmarks
+
+
+def test_landmarks_by_name_pass_with_a_picture(terminal, points):
     order = [3, 1, 5, 0, 2, 4]
-    touched = table(tmp_path / "touched.csv", moved(POINTS, rng)[order], "DBFACE")
-    target = table(tmp_path / "target.csv", POINTS)
-    assert run(monkeypatch, "register", "landmarks", case, touched, "--target", target) == 0
-    assert "PASS: error (95 %)" in capsys.readouterr().out
-    result = json.loads((case / "registration/landmarks.json").read_text())
+    touched = points("touched.csv", moved(POINTS, np.random.default_rng(0))[order], "DBFACE")
+    assert terminal.run("register", "landmarks", touched, "--target", points("target.csv", POINTS)) == 0
+    assert "PASS: error (95 %)" in terminal.said
+    result = terminal.result("landmarks")
     assert result["verdict"] == "pass"
-    assert set(result["residuals_mm"]) == set("ABCDEF")
-    assert (case / "registration/landmarks.png").stat().st_size > 1000
+    assert set(result["residuals_mm"]) == set(NAMES)
+    assert miss(result["image_from_tracker"], POINTS.mean(axis=0, keepdims=True)) < result["error_95_mm"]
+    assert (terminal.case / "registration/landmarks.png").stat().st_size > 1000
 
 
-def test_the_limits_are_those_of_the_case(case, tmp_path, monkeypatch, capsys):
-    opened = Case.open(case)
-    opened.manifest["registration"] = {"landmarks": {"check_mm": 0.01, "fail_mm": 0.02}}
+def test_landmarks_judge_the_error_where_it_counts_by_the_limits_of_the_case(terminal, points):
+    opened = Case.open(terminal.case)
+    opened.manifest["registration"] = {"landmarks": {"check_mm": 1.0, "fail_mm": 2.0}}
     opened.save()
-    touched = table(tmp_path / "touched.csv", moved(POINTS, np.random.default_rng(0)))
-    target = table(tmp_path / "target.csv", POINTS)
-    assert run(monkeypatch, "register", "landmarks", case, touched, "--target", target) == 1
-    assert "FAIL: error (95 %)" in capsys.readouterr().out
+    write_table(opened.path(FIDUCIALS), ("name", "x", "y", "z"), [(n, *p) for n, p in zip(NAMES, POINTS, strict=True)])
+    touched = points("touched.csv", moved(POINTS, np.random.default_rng(0)))
+    assert terminal.run("register", "landmarks", touched) == 0
+    near = terminal.result("landmarks")["error_95_mm"]
+    assert terminal.run("register", "landmarks", touched, "--at", "900,0,0") == 1  # far from all fiducials
+    assert "FAIL: error (95 %)" in terminal.said
+    assert terminal.result("landmarks")["error_95_mm"] > 5 * near
 
 
-def test_swapped_labels_are_said_and_unordered_points_found(case, tmp_path, monkeypatch, capsys):
-    touched = table(tmp_path / "touched.csv", moved(POINTS, np.random.default_rng(0)), "BACDEF")
-    target = table(tmp_path / "target.csv", POINTS)
-    run(monkeypatch, "register", "landmarks", case, touched, "--target", target)
-    result = json.loads((case / "registration/landmarks.json").read_text())
-    assert "look swapped" in result["warnings"][0]
-    assert run(monkeypatch, "register", "landmarks", case, touched, "--target", target, "--unordered") == 0
-    capsys.readouterr()
+def test_landmarks_name_swapped_labels_and_find_the_order_of_unnamed_points(terminal, points, table):
+    target = points("target.csv", POINTS)
+    touched = points("touched.csv", moved(POINTS, np.random.default_rng(0)), "BACDEF")
+    terminal.run("register", "landmarks", touched, "--target", target)
+    assert "look swapped" in terminal.result("landmarks")["warnings"][0]
+    assert terminal.run("register", "landmarks", touched, "--target", target, "--unordered") == 0
+    assert miss(terminal.result("landmarks")["image_from_tracker"], POINTS) < 0.5
 
 
-def test_input_that_cannot_be_used_ends_with_two_and_writes_nothing(case, tmp_path, monkeypatch, capsys):
-    touched = table(tmp_path / "touched.csv", POINTS[:2])
-    target = table(tmp_path / "target.csv", POINTS[:2])
-    assert run(monkeypatch, "register", "landmarks", case, touched, "--target", target) == 2
-    assert "only 2 fiducial pairs" in " ".join(capsys.readouterr().err.split())
-    assert not (case / "registration").exists()
-    touched.write_text("name,x,y,z\nA,1,2,3\nB,1,two,3\n")
-    assert run(monkeypatch, "register", "landmarks", case, touched, "--target", target) == 2
-    assert "line 3" in " ".join(capsys.readouterr().err.split())
-
-
-def test_pivot_from_a_table_of_poses(case, tmp_path, monkeypatch, capsys):
-    rng = np.random.default_rng(1)
-    t = np.linspace(0, 20, 200)
-    turns = Rotation.from_rotvec(0.5 * np.column_stack([np.sin(1.1 * t), np.cos(0.7 * t), 0.3 * np.sin(0.5 * t)]))
-    places = -turns.apply((10.0, -5.0, 150.0)) + rng.normal(size=(200, 3)) * 0.1
-    rows = np.column_stack([t, places, turns.as_quat()])
-    path = tmp_path / "poses.csv"
-    np.savetxt(path, rows, delimiter=",")
-    assert run(monkeypatch, "calibrate", "pivot", case, path) == 0
-    np.testing.assert_allclose(
-        json.loads((case / "registration/pivot.json").read_text())["tip_mm"], (10, -5, 150), atol=0.3
+def test_landmarks_read_what_slicer_writes(terminal, tmp_path, points):
+    ras = moved(POINTS) * (-1, -1, 1)
+    head = "# Markups fiducial file version = 4.11\n# CoordinateSystem = RAS\n# columns = "
+    head += "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID\n"
+    rows = "".join(
+        f"{k},{x},{y},{z},0,0,0,1,1,1,0,{n},,\n" for k, (n, (x, y, z)) in enumerate(zip(NAMES, ras, strict=True))
     )
-    np.savetxt(path, np.repeat(rows[:1], 50, axis=0) + np.arange(50)[:, None] * np.eye(8)[0], delimiter=",")
-    assert run(monkeypatch, "calibrate", "pivot", case, path) == 2
-    assert "did not turn" in " ".join(capsys.readouterr().err.split())
+    (tmp_path / "touched.fcsv").write_text(head + rows)
+    target = points("target.csv", POINTS)
+    assert terminal.run("register", "landmarks", tmp_path / "touched.fcsv", "--target", target, "--fle", "0.3") == 0
+    assert miss(terminal.result("landmarks")["image_from_tracker"], POINTS) < 1e-6
+
+
+def test_landmarks_refuse_what_cannot_be_used(terminal, points, table, tmp_path):
+    target = points("target.csv", POINTS)
+    few = points("few.csv", POINTS[:2])
+    assert "only 2 fiducial pairs" in terminal.refused("register", "landmarks", few, "--target", few)
+    broken = tmp_path / "broken.csv"
+    broken.write_text("name,x,y,z\nA,1,2,3\nB,1,two,3\n")
+    assert "line 3" in terminal.refused("register", "landmarks", broken, "--target", target)
+    strange = points("strange.csv", POINTS, "ABCDEX")
+    assert "'X'" in terminal.refused("register", "landmarks", strange, "--target", target)
+    twice = points("twice.csv", POINTS, "AACDEF")
+    assert "two points of the name 'A'" in terminal.refused("register", "landmarks", twice, "--target", target)
+    line = points("line.csv", np.outer(np.arange(6.0), (10, 20, 5)))
+    assert "line" in terminal.refused("register", "landmarks", line, "--target", line)
+    assert "no fiducials.csv" in terminal.refused("register", "landmarks", target)
+    said = terminal.refused("register", "landmarks", target, "--target", target, "--at", "1,2")
+    assert "--at" in said
+    nan = points("nan.csv", np.where(np.arange(18).reshape(6, 3) == 4, np.nan, POINTS))
+    assert "line 3" in terminal.refused("register", "landmarks", nan, "--target", target)
+
+
+def test_limits_of_a_case_that_mean_nothing_are_refused(terminal, points):
+    target = points("target.csv", POINTS)
+    opened = Case.open(terminal.case)
+    for wrong in ({"check_mm": 5.0, "fail_mm": 2.0}, {"check_mm": "two"}, 3):
+        opened.manifest["registration"] = {"landmarks": wrong}
+        opened.save()
+        assert "registration.landmarks" in terminal.refused("register", "landmarks", target, "--target", target)
+
+
+# Surface
+
+
+def test_surface_of_a_vessel_model_from_touched_points(terminal, table):
+    mesh = needed(PLUS / "SimulatedUltrasound_NeedleModel_NeedleTip.stl")
+    rng = np.random.default_rng(1)
+    model = pyvista.read(mesh).triangulate()
+    corners = model.points[model.faces.reshape(-1, 4)[:, 1:]]
+    areas = 0.5 * np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    chosen = rng.choice(len(corners), 400, p=areas / areas.sum())
+    places = np.einsum("nk,nkj->nj", rng.dirichlet(np.ones(3), 400), corners[chosen])
+    touched = table("touched.csv", moved(places, rng, 0.05))
+    terminal.run("register", "surface", touched, "--mesh", mesh, "--noise", "0.1")
+    result = terminal.result("surface")
+    assert result["rms_mm"] < 0.15
+    assert result["not_held"]  # a needle turns about its own axis
+    assert result["verdict"] != "pass"
+
+
+@pytest.fixture(scope="session")
+def bent_body():
+    """A surface without any symmetry, about 80 mm wide."""
+    sphere = pyvista.Icosphere(radius=40.0, nsub=4)
+    p = sphere.points
+    p = p * (1 + 0.25 * np.sin(p[:, :1] / 15) + 0.2 * np.cos(p[:, 1:2] / 11 + 1)) * (1.3, 1.0, 0.7)
+    return pyvista.PolyData(p, sphere.faces)
+
+
+def test_surface_is_found_from_any_start_and_from_a_given_one(terminal, table, bent_body, points):
+    rng = np.random.default_rng(2)
+    bent_body.save(terminal.case / SURFACE)
+    touched = table("touched.csv", moved(bent_body.points[rng.choice(bent_body.n_points, 300)], rng, 0.3))
+    assert terminal.run("register", "surface", touched) == 0, terminal.said
+    result = terminal.result("surface")
+    assert miss(result["image_from_tracker"], bent_body.points) < 0.4
+    assert np.linalg.eigvalsh(result["covariance"]).min() > 0.0
+    start = terminal.case / "registration/surface.json"
+    assert terminal.run("register", "surface", touched, "--start", start) == 0
+    assert terminal.result("surface")["starts"] < result["starts"]
+    assert miss(terminal.result("surface")["image_from_tracker"], bent_body.points) < 0.4
+
+
+def test_surface_refuses_what_cannot_be_used(terminal, table, tmp_path, bent_body):
+    touched = table("touched.csv", POINTS)
+    assert "no surface.vtp" in terminal.refused("register", "surface", touched)
+    assert "is not there" in terminal.refused("register", "surface", touched, "--mesh", tmp_path / "no.stl")
+    text = tmp_path / "text.stl"
+    text.write_text("no triangles here")
+    assert "text.stl" in terminal.refused("register", "surface", touched, "--mesh", text)
+    mesh = tmp_path / "body.ply"
+    bent_body.save(mesh)
+    assert "points" in terminal.refused("register", "surface", table("few.csv", POINTS[:3]), "--mesh", mesh)
+    assert "no registration's result" in terminal.refused(
+        "register", "surface", touched, "--mesh", mesh, "--start", touched
+    )
+    failed = tmp_path / "failed.json"
+    failed.write_text('{"image_from_tracker": [[1]], "verdict": "fail", "reason": "too far"}')
+    said = terminal.refused("register", "surface", touched, "--mesh", mesh, "--start", failed)
+    assert "failed (too far)" in said
+
+
+# Images
+
+
+def test_image_shift_of_a_real_slice(terminal):
+    folder = needed(DATA / "itk_course_multimodal")
+    fixed, shifted = folder / "BrainProtonDensitySliceBorder20.png", folder / "BrainProtonDensitySliceShifted13x17y.png"
+    assert terminal.run("register", "image", shifted, "--fixed", fixed, "--kind", "translation") == 0
+    result = terminal.result("image")
+    np.testing.assert_allclose(np.array(result["moving_from_fixed"])[:2, 2], (13.0, 17.0), atol=0.05)
+    laid = sitk.GetArrayFromImage(sitk.ReadImage(str(terminal.case / "registration/image_on_fixed.nrrd"))).astype(float)
+    base = sitk.GetArrayFromImage(sitk.ReadImage(str(fixed))).astype(float)
+    inner = np.s_[40:-40, 40:-40]
+    assert np.corrcoef(laid[inner].ravel(), base[inner].ravel())[0, 1] > 0.99
+    transform = sitk.ReadTransform(str(terminal.case / "registration/image.tfm"))
+    np.testing.assert_allclose(transform.TransformPoint((50.0, 60.0)), (63.0, 77.0), atol=0.05)
+
+
+def lumpy(size=32, spacing=5.0):
+    rng = np.random.default_rng(0)
+    z, y, x = (np.indices((size, size, size)) - size / 2) * spacing
+    values = 60.0 * ((x / 62) ** 2 + (y / 52) ** 2 + (z / 58) ** 2 < 1)
+    for _ in range(12):
+        c, r = rng.uniform(-32, 32, 3), rng.uniform(8, 18, 3)
+        ellipsoid = ((x - c[0]) / r[0]) ** 2 + ((y - c[1]) / r[1]) ** 2 + ((z - c[2]) / r[2]) ** 2 < 1
+        values[ellipsoid] = rng.uniform(80, 255)
+    image = sitk.GetImageFromArray(gaussian_filter(values, 0.8).astype(np.float32))
+    image.SetSpacing([spacing] * 3)
+    return image
+
+
+def test_image_bent_and_started_from_landmarks(terminal, tmp_path, points):
+    fixed = lumpy()
+    true = sitk.Euler3DTransform((80.0, 80.0, 80.0), 0.1, -0.05, 0.3, (12.0, -9.0, 7.0))
+    moving = sitk.Resample(fixed, true)
+    sitk.WriteImage(fixed, str(tmp_path / "fixed.nrrd"))
+    sitk.WriteImage(moving, str(tmp_path / "moving.nii.gz"))
+    # What lies at x in the moving image lies at T(x) in the fixed one.
+    seen = (POINTS - POINTS.mean(axis=0)) * 0.5 + 80.0
+    there = np.array([true.TransformPoint(p.tolist()) for p in seen])
+    fixed_points, moving_points = points("f.csv", there), points("m.csv", seen)
+    words = (tmp_path / "moving.nii.gz", "--fixed", tmp_path / "fixed.nrrd", "--kind", "demons")
+    code = terminal.run("register", "image", *words, "--fixed-points", fixed_points, "--moving-points", moving_points)
+    result = terminal.result("image")
+    assert code == 0, terminal.said
+    assert result["jacobian"][0] > 0.0
+    assert np.mean(list(result["landmark_errors_mm"].values())) < 1.5  # voxels of 5 mm
+    assert (terminal.case / "registration/image.h5").is_file()
+
+
+def test_image_refuses_what_cannot_be_used(terminal, tmp_path, points):
+    sitk.WriteImage(lumpy(16, 10.0), str(tmp_path / "a.nrrd"))
+    text = tmp_path / "text.nrrd"
+    text.write_text("no image")
+    words = ("--fixed", tmp_path / "a.nrrd")
+    assert "cannot be read as an image" in terminal.refused("register", "image", text, *words)
+    assert "no image.nrrd" in terminal.refused("register", "image", tmp_path / "a.nrrd")
+    said = terminal.refused("register", "image", tmp_path / "a.nrrd", *words, "--kind", "magic")
+    assert "demons" in said
+    one = points("p.csv", POINTS)
+    said = terminal.refused("register", "image", tmp_path / "a.nrrd", *words, "--fixed-points", one)
+    assert "both --fixed-points and --moving-points" in said
+    sitk.WriteImage(lumpy(16, 10.0)[:, :, 8], str(tmp_path / "slice.nrrd"))
+    assert "fixed image is 3D and the moving one 2D" in terminal.refused(
+        "register", "image", tmp_path / "slice.nrrd", *words
+    )
+    sitk.WriteImage(sitk.Image([16, 16, 16], sitk.sitkFloat32), str(tmp_path / "flat.nrrd"))
+    assert "same value everywhere" in terminal.refused("register", "image", tmp_path / "flat.nrrd", *words)
+
+
+# Lumen
+
+
+def branches():
+    """A parent of 90 mm that bends and forks into two branches of 70 mm; points and radii."""
+    s = np.linspace(0, 1, 60)[:, None]
+    parent = np.array([0, 0, 90.0]) * s + 12 * np.sin(np.pi * s) * (1, 0.3, 0)
+    lines, radii = [parent], [np.full(60, 4.0)]
+    for side in (1, -1):
+        along = np.array((side * np.sin(0.6), 0.1, np.cos(0.6)))
+        lines.append(parent[-1] + 70 * s * along + 6 * np.sin(np.pi * s / 1.3) * (0.2, side, 0.3))
+        radii.append(np.linspace(3.2, 2.4, 60))
+    return lines, radii
+
+
+@pytest.fixture
+def planned(terminal):
+    """The case with a centerline, its table and a mesh that has ports."""
+    lines, radii = branches()
+    frayed = lines[1][-1] + np.arange(1, 20)[:, None] * (lines[1][-1] - lines[1][-2])  # behind the port
+    parts = [
+        Line(lines[0], radii[0], None),
+        Line(np.concatenate([lines[1], frayed]), np.concatenate([radii[1], np.full(19, 0.3)]), 0, "left"),
+        Line(lines[2], radii[2], 0, "right"),
+    ]
+    centerline = Centerline.of_lines(parts)
+    opened = Case.open(terminal.case)
+    write_centerline(centerline, opened.path(CENTERLINE))
+    rows = [
+        (branch, *(f"{v:.4f}" for v in (arc, *point, radius, np.pi * radius**2, radius)))
+        for branch, arc, point, radius in zip(
+            centerline.branch, centerline.arc_length, centerline.points, centerline.radius, strict=True
+        )
+    ]
+    head = ("branch", "arc_length_mm", "x", "y", "z", "inscribed_radius_mm", "area_mm2", "equivalent_radius_mm")
+    write_table(opened.path(CENTERLINE_TABLE), head, rows)
+    ends = [("inlet", "inlet", lines[0][0]), ("left", "outlet", lines[1][-1]), ("right", "outlet", lines[2][-1])]
+    ports = tuple(
+        Port(name=name, role=role, center=place, normal=np.array([0, 0, 1.0]), area=50.0, radius=4.0, tag=k + 1)
+        for k, (name, role, place) in enumerate(ends)
+    )
+    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1.0]])
+    faces = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+    mesh = LumenMesh(corners, np.array([[0, 1, 2, 3]]), faces, np.array([1, 2, 3, 0], dtype=np.int32), ports)
+    write_lumen_mesh(mesh, opened.path(MESH))
+    return terminal
+
+
+def pull_back(rng, count=400):
+    lines, _ = branches()
+    path = np.concatenate([lines[0], lines[1][1:]])
+    arc = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
+    at = np.linspace(arc[-1] - 5, 10, count)
+    return np.column_stack([np.interp(at, arc, path[:, k]) for k in range(3)]), arc[-1] - at
+
+
+def test_lumen_corrects_a_drift_and_says_the_branch(planned, table):
+    rng = np.random.default_rng(3)
+    true, _ = pull_back(rng)
+    shift = np.array([2.5, -2.0, 1.5])
+    fixes = true + shift + rng.normal(size=true.shape) * 0.5
+    path = table("fixes.csv", np.column_stack([0.025 * np.arange(400), fixes]), head="time_s,x,y,z")
+    code = planned.run("register", "lumen", path, "--noise", "0.5")
+    result = planned.result("lumen")
+    assert code == 0, planned.said
+    assert result["branch"] == "0"
+    assert result["along_mm"] == pytest.approx(10.0, abs=5.0)
+    left = apply_to_points(np.array(result["correction"]), true + shift) - true
+    assert np.sqrt(np.mean(np.sum(left**2, axis=1))) < 0.4 * np.linalg.norm(shift)
+    assert set(result["read"]) >= {str(path)}
+
+
+def test_lumen_says_that_the_catheter_is_not_in_the_vessel(planned, table):
+    true, _ = pull_back(np.random.default_rng(4), 80)
+    path = table("fixes.csv", np.column_stack([0.025 * np.arange(80), true + (60.0, 0, 0)]))
+    assert planned.run("register", "lumen", path) == 1
+    assert "outside the lumen" in planned.said
+
+
+def test_lumen_refuses_what_cannot_be_used(planned, table, tmp_path):
+    fixes = table("fixes.csv", [[0, 1, 2]])
+    assert "line 1 has 3 numbers" in planned.refused("register", "lumen", fixes)
+    nan = table("nan.csv", [[0, np.nan, 2, 3], [1, np.nan, 2, 3]])
+    assert "none of 2 fixes" in planned.refused("register", "lumen", nan)
+    good = table("good.csv", [[0, 0, 0, 5]])
+    (planned.case / CENTERLINE_TABLE).write_text("branch,x\n0,1\n")
+    assert "plan the case again" in planned.refused("register", "lumen", good)
+    (planned.case / CENTERLINE).unlink()
+    assert "no centerline.vtp" in planned.refused("register", "lumen", good)
+
+
+# Elastic
+
+
+def block(path):
+    grid = pyvista.ImageData(dimensions=(9, 8, 7), spacing=(15.0, 15.0, 15.0))
+    grid.triangulate().save(path)
+    return path
+
+
+def test_elastic_moves_a_target_with_the_surface(terminal, tmp_path, table):
+    body = block(tmp_path / "body.vtu")
+    rng = np.random.default_rng(5)
+    before = np.column_stack([rng.uniform(5, 115, 60), rng.uniform(5, 100, 60), np.full(60, 90.0)])
+    sag = np.array([0.0, 0.0, -5.0])
+    after = before + sag
+    target = np.array([[60.0, 50.0, 45.0], [30.0, 80.0, 60.0]])
+    words = ("--move", table("targets.csv", target), "--noise", "0.2")
+    code = terminal.run("register", "elastic", body, table("b.csv", before), table("a.csv", after), *words)
+    assert code == 0, terminal.said
+    rows = np.loadtxt(terminal.case / "registration/elastic_points.csv", delimiter=",", skiprows=1)
+    np.testing.assert_allclose(rows[:, :3], target, atol=1e-3)
+    np.testing.assert_allclose(rows[:, 3:], target + sag, atol=0.3)
+
+
+def test_elastic_moves_the_centerline_of_the_case(planned, tmp_path, table):
+    lines, _ = branches()
+    grid = pyvista.ImageData(dimensions=(9, 8, 14), spacing=(15.0, 15.0, 15.0), origin=(-60.0, -52.0, -15.0))
+    grid.triangulate().save(tmp_path / "body.vtu")
+    rng = np.random.default_rng(5)
+    before = np.column_stack([rng.uniform(-50, 50, 50), np.full(50, 53.0), rng.uniform(0, 160, 50)])
+    code = planned.run(
+        "register", "elastic", tmp_path / "body.vtu", table("b.csv", before), table("a.csv", before + (0, 4.0, 0))
+    )
+    assert code == 0, planned.said
+    rows = np.loadtxt(planned.case / "registration/elastic_points.csv", delimiter=",", skiprows=1)
+    assert len(rows) == sum(map(len, lines)) + 19
+    np.testing.assert_allclose(rows[:60, 3:] - rows[:60, :3], np.tile((0, 4.0, 0), (60, 1)), atol=0.3)
+
+
+def test_elastic_refuses_what_cannot_be_used(terminal, tmp_path, table):
+    points = table("points.csv", POINTS)
+    surface = tmp_path / "surface.vtu"
+    pyvista.UnstructuredGrid(pyvista.Sphere().cast_to_unstructured_grid()).save(surface)
+    assert "no tetrahedra" in terminal.refused("register", "elastic", surface, points, points, "--move", points)
+    body = block(tmp_path / "body.vtu")
+    fewer = table("fewer.csv", POINTS[:4])
+    said = terminal.refused("register", "elastic", body, points, fewer, "--move", points)
+    assert re.search("6 points and .*fewer.csv 4", said)
+    assert "no centerline.vtp" in terminal.refused("register", "elastic", body, points, points)
+
+
+# Projection
+
+
+def skull(size=40, spacing=4.0):
+    rng = np.random.default_rng(0)
+    z, y, x = (np.indices((size, size, size)) - (size - 1) / 2) * spacing
+    r = np.sqrt((x / 60) ** 2 + (y / 70) ** 2 + (z / 65) ** 2)
+    hu = np.where(r < 1, 40.0, -1000.0)
+    hu[(r < 1) & (r > 0.88)] = 1000.0
+    for _ in range(10):
+        c, s = rng.uniform(-40, 40, 3), rng.uniform(5, 14)
+        hu[(x - c[0]) ** 2 + (y - c[1]) ** 2 + (z - c[2]) ** 2 < s**2] = rng.uniform(500, 1500)
+    image = sitk.GetImageFromArray(gaussian_filter(hu, 0.6).astype(np.int16))
+    image.SetSpacing([spacing] * 3)
+    image.SetOrigin([-0.5 * (size - 1) * spacing] * 3)
+    return image
+
+
+def write_radiograph(path, integrals, primary):
+    """A DICOM X-ray angiography image: intensity behind the patient, bones dark."""
+    pixels = np.clip(3000.0 * np.exp(-integrals), 0, 4095).astype(np.uint16)
+    image = sitk.GetImageFromArray(pixels)
+    image.SetSpacing((2.4, 2.4))
+    tags = {
+        "0008|0060": "XA",
+        "0008|0016": "1.2.840.10008.5.1.4.1.1.12.1",
+        "0018|1110": "1100",
+        "0018|1111": "750",
+        "0018|1510": f"{primary}",
+        "0018|1511": "0",
+        "0028|1040": "LIN",
+    }
+    for key, value in tags.items():
+        image.SetMetaData(key, value)
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+def test_projection_from_two_dicom_views(terminal, tmp_path):
+    ct = skull()
+    sitk.WriteImage(ct, str(terminal.case / "image.nrrd"))
+    volume = Attenuation.from_ct(ct, spacing=2.0)
+    true = np.eye(4)
+    true[:3, :3] = Rotation.from_rotvec(np.radians((3.0, -2.0, 4.0))).as_matrix()
+    true[:3, 3] = (5.0, -4.0, 6.0)
+    views = []
+    for primary in (0.0, 90.0):
+        camera: PinholeCamera = carm_camera(
+            primary_deg=primary,
+            secondary_deg=0.0,
+            source_to_detector=1100.0,
+            source_to_isocenter=750.0,
+            pixel_mm=2.4,
+            width=120,
+            height=120,
+            isocenter=tuple(volume.middle),
+        )
+        views.append(write_radiograph(tmp_path / f"{primary:.0f}.dcm", radiograph(volume, camera, true), primary))
+    code = terminal.run("register", "projection", *views)
+    assert code == 0, terminal.said
+    found = np.array(terminal.result("projection")["world_from_image"])
+    corners = np.array([[x, y, z] for x in (-50, 50) for y in (-50, 50) for z in (-50, 50.0)])
+    off = np.linalg.norm(apply_to_points(found, corners) - apply_to_points(true, corners), axis=1)
+    assert off.mean() < 1.0
+    assert np.degrees(rotation_angle(found @ np.linalg.inv(true))) < 1.0
+    start = terminal.case / "registration/projection.json"
+    assert terminal.run("register", "projection", *views, "--start", start) == 0
+
+
+def test_projection_refuses_pictures_without_geometry(terminal, tmp_path):
+    sitk.WriteImage(skull(16, 10.0), str(terminal.case / "image.nrrd"))
+    plain = tmp_path / "plain.png"
+    sitk.WriteImage(sitk.Image([32, 32], sitk.sitkUInt8), str(plain))
+    said = terminal.refused("register", "projection", plain)
+    assert "plain.png" in said
+    color = tmp_path / "color.png"
+    sitk.WriteImage(sitk.Image([32, 32], sitk.sitkVectorUInt8, 3), str(color))
+    assert "color" in terminal.refused("register", "projection", color)
+    assert "cannot be read" in terminal.refused("register", "projection", tmp_path / "no.dcm")
+
+
+# All of them
+
+
+@pytest.mark.parametrize("command", ["landmarks", "surface", "image", "lumen", "elastic", "projection"])
+def test_every_command_says_that_a_folder_is_no_case(terminal, points, tmp_path, command):
+    terminal.case = tmp_path / "nothing"
+    terminal.case.mkdir()
+    path = points("p.csv", POINTS)
+    words = (path,) * (3 if command == "elastic" else 1)
+    assert "is no case" in terminal.refused("register", command, *words)

@@ -11,7 +11,7 @@ from streams.inbox import Inbox
 from streams.intake import Intake
 from streams.latency import LatencyHistogram
 from streams.liveness import Liveness
-from streams.messages import Heartbeat, PressureSamples, ToolPose, Trigger
+from streams.messages import Heartbeat, ImageFrame, PressureSamples, ToolPose, Trigger
 from streams.ordering import Orderer
 from streams.sockets import Frame
 from streams.wire import pack
@@ -208,17 +208,11 @@ def frames(stream, count, size=1):
     return [Frame(EPOCH + number, stream.encode() + b"\0" + b"x" * size, None) for number in range(count)]
 
 
-def test_of_poses_the_newest_and_of_pressure_everything_goes_to_the_session():
+def test_the_inbox_gives_all_that_came_in_the_order_in_which_it_came():
     inbox = Inbox()
-    inbox.learn("pose", ToolPose)
-    inbox.learn("pressure", PressureSamples)
-    inbox.put([frame for pair in zip(frames("pose", 100), frames("pressure", 100), strict=True) for frame in pair])
-    taken = inbox.take()
-    assert len(taken) == 200  # all are there to be recorded
-    kept = [frame.data[:5] for frame, superseded in taken if not superseded]
-    assert kept.count(b"press") == 100
-    assert kept.count(b"pose\0") == 64
-    assert [superseded for frame, superseded in taken if frame.data[:4] == b"pose"] == [True] * 36 + [False] * 64
+    inbox.put(frames("a", 100) + [Frame(EPOCH + 100, b"b", "somebody")])
+    inbox.put(frames("c", 1))
+    assert [frame.data[:1] for frame in inbox.take()] == [b"a"] * 100 + [b"b", b"c"]
 
 
 def test_the_inbox_has_a_bound_and_counts_what_does_not_fit():
@@ -302,10 +296,32 @@ def test_silence_is_reported_at_once_and_the_report_repeats_each_second():
     assert intake.report(end + 1141 * MS).flags == ()
 
 
-def test_superseded_events_are_kept_for_the_recording():
-    event = feed(Intake(), pose(0, EPOCH), EPOCH + MS, superseded=True)
-    assert event.superseded
-    assert event.message.tool == "tracker/c"
+def image(sequence, time_ns):
+    return ImageFrame(stream="image", sequence=sequence, source_time_ns=time_ns, device="d", width=2, height=1,
+                      pixel_format="mono8", data=b"ab")  # fmt: skip
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_of_poses_and_images_the_newest_and_of_pressure_everything_goes_to_the_session(known):
+    intake = Intake()
+    if known:
+        for number in range(40):
+            for message in (pose(number, EPOCH), image(number, EPOCH), pressure(number, EPOCH)):
+                feed(intake, message, EPOCH + number)
+        intake.flush()
+    waited = []
+    for number in range(40, 140):
+        at = EPOCH + number * MS
+        waited += [pose(number, at), pressure(number, at - 16 * MS), *([image(number, at)] if number % 20 == 0 else [])]
+    at_once = intake.take_all([Frame(EPOCH + 150 * MS, pack(message), None) for message in waited])
+    assert all(event.superseded for event in at_once)  # these are there to be recorded
+    names = [(event.message.stream, event.message.sequence) for event in at_once]
+    assert [number for name, number in names if name == "tracker/c"] == list(range(40, 76))
+    assert [number for name, number in names if name == "image"] == [40, 60, 80]
+    kept = [event.message.stream for event in intake.flush()]
+    assert (kept.count("tracker/c"), kept.count("image"), kept.count("pressure/p")) == (64, 2, 100)
+    # One by one nothing is superseded.
+    assert all(feed(intake, pose(200 + n, EPOCH), EPOCH + 200 * MS + n) is None for n in range(100))
 
 
 def test_streams_without_end_are_refused_beyond_a_number():

@@ -15,6 +15,7 @@ from streams.command_channel import (
     ClockTime,
     CommandClient,
     EndProcedure,
+    Intervention,
     Landmarks,
     StateAt,
     StateNow,
@@ -263,9 +264,12 @@ def test_questions_are_answered_and_commands_are_events(room):
     assert 0 <= now - at["source_time_ns"] < 10**9
     assert "remembered" in ask(StateAt(time_ns=5)).reason
     assert "tracker/c" in ask(Streams()).result
-    what_if = ask(WhatIf(factors={"resistance_factor.left": 0.5}))
+    # This room has no planned case, which the process that answers says.
+    what_if = ask(WhatIf(interventions=(Intervention("clamp", "left"),)), timeout_s=60)
     assert not what_if.ok
-    assert "not available" in what_if.reason
+    assert "case" in what_if.reason
+    assert "none of auto" in ask(WhatIf(interventions=(Intervention("clamp", "left"),), hold="x")).reason
+    assert "interventions" in ask(WhatIf(interventions=())).reason
     assert ask(AddNote(text="clamp on")).ok
     assert ask(EndProcedure(reason="done")).ok
     room.thread.join(5)

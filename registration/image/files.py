@@ -1,0 +1,55 @@
+"""Images and transforms of images as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from registration.errors import InputError
+
+
+def read_image(path: Path) -> sitk.Image:
+    """Read an image (NRRD, NIfTI, MHA, DICOM, PNG).
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return sitk.ReadImage(str(path))
+    except RuntimeError:
+        raise InputError(f"{path} cannot be read as an image; give NRRD, NIfTI, MHA or DICOM.") from None
+
+
+def read_gray_image(path: Path) -> sitk.Image:
+    """As `read_image`; the components of a color picture are averaged.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    image = read_image(path)
+    count = image.GetNumberOfComponentsPerPixel()
+    if count == 1:
+        return image
+    parts = [sitk.VectorIndexSelectionCast(image, k, sitk.sitkFloat32) for k in range(count)]
+    return sum(parts[1:], start=parts[0]) / count
+
+
+def flat(transform: sitk.Transform) -> sitk.Transform:
+    """A transform without composites inside composites, which no transform file can hold."""
+    if not isinstance(transform, sitk.CompositeTransform):
+        return transform
+    parts = [flat(transform.GetNthTransform(k)) for k in range(transform.GetNumberOfTransforms())]
+    result = sitk.CompositeTransform(transform.GetDimension())
+    for part in parts:
+        if isinstance(part, sitk.CompositeTransform):
+            for k in range(part.GetNumberOfTransforms()):
+                result.AddTransform(part.GetNthTransform(k))
+        else:
+            result.AddTransform(part)
+    return result
+
+
+def write_transform(transform: sitk.Transform, path: Path) -> None:
+    """Write a transform as 3D Slicer and SimpleITK read it: ``.tfm`` (text), ``.h5`` where it holds a field."""
+    sitk.WriteTransform(flat(transform), str(path))

@@ -1,0 +1,116 @@
+r"""How far a registration drifted, from a catheter that cannot leave the lumen.
+
+The correction exp(xi) of the registration minimizes
+
+    sum_i w_i [ l_i^2 / s_l,i^2 + max(0, l_i - R_i)^2 / noise^2 ] + xi^T S_0^-1 xi,
+
+with l_i = |P_i (exp(xi) z_i - c_k(i))| and P = I - t t^T, over the fixes of the last stretch, averaged over two
+millimeters of path, each tied to the nearest station of a branch that the map matching holds possible; the second
+term is the wall, S_0 what is known of the drift. Lateral offsets of neighboring fixes are alike - a catheter hugs a
+wall over centimeters - so w_i counts one independent fix per `CORRELATION` radii of path. Along a straight vessel the
+axial drift stays unknown, and the covariance says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registration.lumen.branch_tree import BranchTree
+from registration.lumen.map_matching import LATERAL
+from registration.pose_error import PoseError, displacement_jacobian
+from registration.rigid import Array, apply_to_points, exponential
+
+CORRELATION = 3.5
+"""Path length, in radii, over which a catheter's lateral offset stays alike."""
+
+OUTLYING = 4.0
+"""A fix so many standard deviations (noise and drift) outside the wall is not believed."""
+
+ITERATIONS = 1
+"""Gauss-Newton steps per new fix: each begins where the last one ended, two millimeters of path ago."""
+
+NEIGHBORS = 32
+"""Stations among which the nearest one of a possible branch is looked for."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """`correction` (4, 4), corrected image from image as registered, and its `error`, about the tree's middle."""
+
+    correction: Array
+    error: PoseError
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Averaged fixes (n, 3) in mm, each with the path behind it (n,) and the branches possible (n, branches)."""
+
+    fixes: Array
+    steps: Array
+    possible: NDArray[np.bool_]
+
+
+def fit_drift(tree: BranchTree, stretch: Stretch, before: Drift, prior: Array, noise_mm: float) -> Drift:
+    """The drift that lays a stretch of fixes into the lumen.
+
+    Args:
+        tree: the vessel.
+        stretch: where the tip was, in image space as registered.
+        before: what was known so far; where the search begins.
+        prior: (6, 6) covariance of the drift before any fix, about the tree's middle.
+        noise_mm: standard deviation of a fix per direction.
+    """
+    information = np.linalg.inv(prior)
+    center = tree.middle
+    pose, normal = before.correction, information
+    for _ in range(ITERATIONS):
+        moved = apply_to_points(pose, stretch.fixes)
+        near = _stations(tree, moved, stretch.possible)
+        offset = moved - tree.points[near]
+        tangents, radii = tree.tangents[near], tree.radii[near]
+        offset -= np.sum(offset * tangents, axis=1, keepdims=True) * tangents
+        variance = (LATERAL * radii) ** 2 + noise_mm**2
+        # One independent fix per CORRELATION radii of path, and a point far outside the wall is no fix.
+        weight = np.minimum(1.0, stretch.steps / (CORRELATION * radii))
+        length = np.linalg.norm(offset, axis=1)
+        outside = np.maximum(length - radii, 0.0)
+        jacobian = displacement_jacobian(moved - center)
+        spread = np.einsum("nij,jk,nik->n", jacobian, before.error.covariance, jacobian) / 3.0 + noise_mm**2
+        weight = weight * (outside < OUTLYING * np.sqrt(spread))
+        jacobian = jacobian - tangents[:, :, None] * np.einsum("ni,nij->nj", tangents, jacobian)[:, None]
+        weighted = jacobian * (weight / variance)[:, None, None]
+        normal = np.einsum("nij,nik->jk", weighted, jacobian) + information
+        slope = np.einsum("nij,ni->j", weighted, offset)
+        # The wall pushes along the direction in which it was passed.
+        push = np.einsum("ni,nij->nj", offset / np.maximum(length, 1e-9)[:, None], jacobian)
+        firm = weight * (outside > 0.0) / noise_mm**2
+        normal += (push * firm[:, None]).T @ push
+        slope += push.T @ (firm * outside)
+        change = np.linalg.solve(normal, -slope - information @ _twist(pose, center))
+        pose = _about(exponential(change), center) @ pose
+    return Drift(pose, PoseError(np.linalg.inv(normal), center))
+
+
+def _stations(tree: BranchTree, points: Array, possible: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """For each point the nearest station, in radii, among those of branches possible when it was measured."""
+    distance, near = tree.tree.query(points, k=min(NEIGHBORS, len(tree.points)))
+    allowed = np.take_along_axis(possible, tree.branch[near], axis=1)
+    scaled = np.where(allowed, distance / tree.radii[near], np.inf)
+    best = np.argmin(scaled, axis=1)
+    return np.where(np.isinf(scaled.min(axis=1)), near[:, 0], near[np.arange(len(points)), best])
+
+
+def _about(matrix: Array, center: Array) -> Array:
+    result = matrix.copy()
+    result[:3, 3] += center - matrix[:3, :3] @ center
+    return result
+
+
+def _twist(pose: Array, center: Array) -> Array:
+    """Rotation vector and displacement of the center, small, of a correction."""
+    skewed = 0.5 * (pose[:3, :3] - pose[:3, :3].T)
+    turn = np.array([skewed[2, 1], skewed[0, 2], skewed[1, 0]])
+    return np.concatenate([turn, pose[:3, :3] @ center + pose[:3, 3] - center])

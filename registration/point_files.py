@@ -1,0 +1,181 @@
+"""Points from files: tables with or without names, and what 3D Slicer writes (``.fcsv``, ``.mrk.json``).
+
+Positions are mm in the DICOM patient frame (LPS). Slicer's files say which frame they are in; where one is in RAS, its
+first two axes are turned. A table says nothing, so that its numbers are taken as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from registration.errors import InputError
+from registration.rigid import Array
+from registration.tables import number_of, split_row
+
+LPS_FROM_RAS = np.array([-1.0, -1.0, 1.0])
+
+_NAMES = ("name", "label", "id")
+_FCSV_COLUMNS = ("id", "x", "y", "z", "ow", "ox", "oy", "oz", "vis", "sel", "lock", "label", "desc")
+"""Of Slicer 4; files of Slicer 3 and PLUS say their own."""
+
+
+@dataclass(frozen=True)
+class PointSet:
+    """Points (n, 3) in mm with their n names, as a file holds them.
+
+    `named` says whether the names are the file's own; otherwise they count from "1".
+    """
+
+    path: Path
+    points: Array
+    names: tuple[str, ...]
+    named: bool
+
+    def by_name(self) -> dict[str, Array]:
+        """Each point (3,) by its name.
+
+        Raises:
+            InputError: the file gives no names, or one twice.
+        """
+        if not self.named:
+            raise InputError(f"{self.path} gives no names to its points; give lines of name,x,y,z in mm.")
+        for k, name in enumerate(self.names):
+            if name in self.names[:k]:
+                raise InputError(f"{self.path} has two points of the name {name!r}; give each its own.")
+        return dict(zip(self.names, self.points, strict=True))
+
+    def paired(self, target: PointSet) -> tuple[Array, Array, tuple[str, ...]]:
+        """These points, their partners in a target set, and their names: by name where both files name them.
+
+        A target without a partner is left out: not every planned fiducial can be touched. Where a file has no names,
+        points are paired in their order, and have to be as many.
+
+        Raises:
+            InputError: a name that the target does not know, or sets that differ in number.
+        """
+        if not (self.named and target.named):
+            if len(self.points) != len(target.points):
+                raise InputError(
+                    f"{self.path} has {len(self.points)} points and {target.path} {len(target.points)}, and they can "
+                    "only be paired in order; give both names, or as many of each."
+                )
+            return self.points, target.points, self.names if self.named else target.names
+        known = target.by_name()
+        self.by_name()
+        strange = [name for name in self.names if name not in known]
+        if strange:
+            raise InputError(
+                f"{self.path} names {', '.join(map(repr, strange))}, which {target.path} does not; "
+                f"it has {', '.join(map(repr, target.names))}."
+            )
+        return self.points, np.array([known[name] for name in self.names]), self.names
+
+
+def read_point_file(path: Path) -> PointSet:
+    """Read points from a table (CSV, blanks or tabs between), a Slicer ``.fcsv`` or a Slicer ``.mrk.json``.
+
+    A table has the columns x, y, z or name, x, y, z; with a line of headings they may stand in any order beside others.
+
+    Raises:
+        InputError: the file cannot be read, holds no point, or a line that is none; the line is named.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} cannot be read as points ({error}); give name,x,y,z in mm, or a Slicer .fcsv or .mrk.json."
+        ) from error
+    suffix = Path(path).suffix.lower()
+    rows, named = (_markups if suffix == ".json" else _fcsv if suffix == ".fcsv" else _table)(Path(path), text)
+    if not rows:
+        raise InputError(f"{path} holds no points; give lines of name,x,y,z in mm.")
+    names = tuple(name if named else str(k) for k, (name, _) in enumerate(rows, 1))
+    return PointSet(Path(path), np.array([point for _, point in rows]), names, named)
+
+
+def _table(path: Path, text: str) -> tuple[list[tuple[str, Array]], bool]:
+    """Rows of (name, point), and whether the table has names."""
+    rows: list[tuple[str, Array]] = []
+    columns: list[str] | None = None
+    count = 0
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        parts = split_row(line)
+        if not count and columns is None and number_of(parts[-1]) is None:
+            columns = [part.lower() for part in parts]
+            if len(set(columns) & {"x", "y", "z"}) < 3:
+                raise InputError(f"{path}, line {number} heads no columns x, y and z: {line.strip()!r}.")
+            continue
+        if columns is None:
+            if len(parts) not in (3, 4):
+                raise InputError(f"{path}, line {number} has {len(parts)} values; give x, y, z or name, x, y, z in mm.")
+            columns = ["x", "y", "z"] if len(parts) == 3 else ["name", "x", "y", "z"]
+        rows.append(_row(path, number, parts, columns))
+        count += 1
+    return rows, columns is not None and any(name in columns for name in _NAMES)
+
+
+def _fcsv(path: Path, text: str) -> tuple[list[tuple[str, Array]], bool]:
+    columns = list(_FCSV_COLUMNS)
+    to_lps = LPS_FROM_RAS  # of files that do not say
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith("#"):
+            key, _, value = (part.strip() for part in line[1:].partition("="))
+            if key == "columns":
+                columns = [part.strip().lower() for part in value.split(",")]
+            elif key == "CoordinateSystem":
+                to_lps = _to_lps(path, {"0": "RAS", "1": "LPS"}.get(value, value))
+        elif line.strip():
+            name, point = _row(path, number, split_row(line), columns)
+            rows.append((name, to_lps * point))
+    return rows, "label" in columns or "id" in columns
+
+
+def _markups(path: Path, text: str) -> tuple[list[tuple[str, Array]], bool]:
+    """Control points of the first list in a Slicer markups file; points that were never placed are not there."""
+    try:
+        markup: dict[str, Any] = json.loads(text)["markups"][0]
+        controls = markup["controlPoints"]
+        to_lps = _to_lps(path, str(markup.get("coordinateSystem", "LPS")))
+        unit = str(markup.get("coordinateUnits", "mm"))
+        rows = [
+            (str(point.get("label") or point.get("id") or ""), to_lps * np.array(point["position"], dtype=np.float64))
+            for point in controls
+            if point.get("positionStatus", "defined") == "defined"
+        ]
+    except InputError:
+        raise
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is no markups file of 3D Slicer ({error!r}); save the points from Slicer.") from error
+    if unit != "mm":
+        raise InputError(f"{path} has its points in {unit}; save them in mm.")
+    for name, point in rows:
+        if point.shape != (3,) or not np.isfinite(point).all():
+            raise InputError(f"{path}: point {name!r} has no finite position of three numbers; place it again.")
+    return rows, all(name for name, _ in rows)
+
+
+def _to_lps(path: Path, system: str) -> Array:
+    if system.upper() not in ("RAS", "LPS"):
+        raise InputError(f"{path} has its points in the frame {system!r}; save them in LPS or RAS.")
+    return LPS_FROM_RAS if system.upper() == "RAS" else np.ones(3)
+
+
+def _row(path: Path, number: int, parts: Sequence[str], columns: Sequence[str]) -> tuple[str, Array]:
+    by_column = dict(zip(columns, parts, strict=False))
+    values = [number_of(by_column.get(axis, "")) for axis in "xyz"]
+    heads = [head for head in ("label", "name", "id") if head in columns]
+    name = next((by_column[head] for head in heads if by_column.get(head)), "")
+    point = np.array([np.nan if value is None else value for value in values])
+    if not np.isfinite(point).all() or (heads and not name):
+        wanted = "name, x, y, z with numbers in mm" if heads else "x, y, z in mm"
+        raise InputError(f"{path}, line {number} is not {wanted}: mend it ({', '.join(parts)!r}).")
+    return name, point
