@@ -171,6 +171,6 @@ class Inward:
             width=pixels.shape[1],
             height=pixels.shape[0],
             pixel_format=pixel_format,
-            data=np.ascontiguousarray(pixels).tobytes(),
+            data=memoryview(np.ascontiguousarray(pixels).tobytes()),
             spacing_mm=spacing if min(spacing) > 0 else None,
         )

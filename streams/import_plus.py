@@ -319,7 +319,7 @@ def plus_arrivals(
                 width=columns,
                 height=rows,
                 pixel_format=sequence.pixel_format,
-                data=pixels[index * length : (index + 1) * length],
+                data=memoryview(pixels[index * length : (index + 1) * length]),
                 spacing_mm=sequence.spacing_mm,
             ),
         )

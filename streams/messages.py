@@ -140,8 +140,8 @@ class ImageFrame(_Message, frozen=True, kw_only=True, gc=False):
     height: Side
     pixel_format: str
     """one of PIXEL_FORMATS"""
-    data: bytes
-    """rows from the top, without padding; or a JPEG file"""
+    data: memoryview
+    """rows from the top, without padding; or a JPEG file; of what was received, a view into its frame"""
     spacing_mm: tuple[Length, Length] | None = None
     """between columns and between rows, where it is known"""
 
@@ -477,7 +477,7 @@ def _image_fault(image: ImageFrame) -> str | None:
         return "the spacing is not a pair of lengths"
     depth = BYTES_PER_PIXEL.get(image.pixel_format)
     if depth is None:
-        return None if image.data.startswith(b"\xff\xd8") else "the data is no JPEG"
+        return None if bytes(image.data[:2]) == b"\xff\xd8" else "the data is no JPEG"
     expected = image.width * image.height * depth
     return None if len(image.data) == expected else f"{len(image.data)} bytes of pixels where {expected} belong"
 
