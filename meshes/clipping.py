@@ -21,13 +21,13 @@ _FACES = np.array([[1, 2, 3], [0, 3, 2], [0, 1, 3], [0, 2, 1]])
 def clip(points: Array, tetrahedra: Index, values: Array) -> tuple[Array, Index, npt.NDArray[np.bool_]]:
     """Keep the part of the mesh where ``values`` (n,) at the vertices are negative.
 
-    Returns points, tetrahedra (positively oriented) and, for every point, whether it lies on the zero. Vertices whose
-    value is exactly 0 are on the cut and are not moved. Unused points are dropped.
+    Tetrahedra are positively oriented. Returns points, tetrahedra and, for every point, whether it lies on the zero.
+    Vertices whose value is exactly 0 are on the cut and are not moved. Unused points are dropped.
     """
     sign = np.sign(values).astype(np.int8)
     of = sign[tetrahedra]
     negatives, positives = np.sum(of < 0, axis=1), np.sum(of > 0, axis=1)
-    kept = [tetrahedra[(positives == 0) & (negatives > 0)]]
+    kept: list[Index] = []
 
     crossed = (negatives > 0) & (positives > 0)
     # Vertices in the order negative, zero, positive, each group by vertex number.
@@ -71,9 +71,18 @@ def clip(points: Array, tetrahedra: Index, values: Array) -> tuple[Array, Index,
 
     everything = np.concatenate([points, new_points])
     on_zero = np.concatenate([values == 0.0, np.ones(len(new_points), dtype=bool)])
-    result = oriented(everything, np.concatenate(kept))
-    used, result = np.unique(result, return_inverse=True)
-    return everything[used], result.reshape(-1, 4).astype(np.int64), on_zero[used]
+    whole = tetrahedra[(positives == 0) & (negatives > 0)]
+    result = np.concatenate([whole, oriented(everything, np.concatenate(kept))]) if kept else whole
+    used, result = renumbered(result, len(everything))
+    return everything[used], result, on_zero[used]
+
+
+def renumbered(cells: Index, count: int) -> tuple[Index, Index]:
+    """The vertices, of ``count``, that cells use, in their order, and the cells with these numbered from 0."""
+    used = np.zeros(count, dtype=bool)
+    used[cells] = True
+    number = np.cumsum(used) - 1
+    return np.flatnonzero(used), number[cells]
 
 
 def oriented(points: Array, tetrahedra: Index) -> Index:

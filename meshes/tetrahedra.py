@@ -17,7 +17,7 @@ from scipy import ndimage, sparse
 from scipy.sparse import csgraph
 from scipy.spatial import cKDTree
 
-from meshes.clipping import Index, boundary, clip, lattice, oriented, row_keys, volumes
+from meshes.clipping import Index, boundary, clip, lattice, oriented, renumbered, row_keys
 from meshes.errors import InputError
 from meshes.grid import Array, Grid
 from meshes.layers import with_wall_layers
@@ -25,6 +25,7 @@ from meshes.manifold import without_pinches
 from meshes.mending import relaxed, scaled_jacobians, without_wedges
 from meshes.ports import Port
 from meshes.remeshing import remesh
+from meshes.sizing import COARSEST, Refinement, Sizes, local_radius
 
 logger = logging.getLogger(__name__)
 
@@ -45,20 +46,11 @@ WEDGE_QUALITY = 0.1
 MENDED_SHAPE = 0.3
 """Scaled Jacobian, and sine of the worst dihedral angle (17 degrees), that nodes are moved for."""
 
-SMALLEST_EDGE_SHARE = 0.35
-"""Edges are at least this part of the widest edge allowed: thin branches are not resolved at any price."""
-
 FLATNESS = 1e-4
 """A triangle belongs to a port when its corners are this near to the plane, as a share of the port's radius."""
 
-REFINEMENT_GROWTH = 0.3
-"""Beyond a refined place edges grow by this much per mm."""
-
 HAUSDORFF_SHARE = 0.12
 """The wall may be off by this part of the edges: image noise is not meshed."""
-
-FEWEST_ACROSS = 3.0
-"""However few tetrahedra are allowed, a vessel keeps this many edges across: fewer would close it."""
 
 CUT_REACHES = (4.0, 2.5, 1.5)
 """A port's plane cuts within so many of its radii; the next where it would cut other ports off."""
@@ -70,8 +62,11 @@ _GRADATION = 1.5
 _ATTEMPTS = 4
 """Meshes tried with ports moved until no sliver is left."""
 
-_PASSES = 3
+_PASSES = 4
 """Attempts to bring a mesh below the number of tetrahedra allowed, and to a good quality."""
+
+_AIM = 0.95
+"""What part of the tetrahedra allowed is aimed for: Mmg makes some more or some fewer than expected."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,8 @@ class LumenMesh:
     """Tetrahedra of the lumen; positions in mm, LPS.
 
     points (n, 3) float64; tetrahedra (m, 4) int64, positively oriented; triangles (k, 3) int64, the whole boundary,
-    outward; triangle_tags (k,) int32, 0 on the wall and a port's tag on that port.
+    outward; triangle_tags (k,) int32, 0 on the wall and a port's tag on that port; notes: where the mesh is not what
+    was asked for, one sentence each.
     """
 
     points: Array
@@ -87,15 +83,7 @@ class LumenMesh:
     triangles: Index
     triangle_tags: npt.NDArray[np.int32]
     ports: tuple[Port, ...]
-
-
-@dataclass(frozen=True)
-class Refinement:
-    """A place that is meshed finer: edges of ``edge`` mm within ``reach`` mm of ``center`` (3,), growing beyond."""
-
-    center: Array
-    reach: float
-    edge: float
+    notes: tuple[str, ...] = ()
 
 
 def mesh_lumen(
@@ -112,14 +100,15 @@ def mesh_lumen(
     """Mesh what ``level_set`` (signed distance in mm, negative inside) encloses between the ports.
 
     Edges are ``edge_length`` mm everywhere, or the local diameter over ``edges_across``; where that makes more than
-    ``max_tetrahedra`` they are made longer, as far as each vessel keeps some edges across.
+    ``max_tetrahedra`` they are made longer, as far as each vessel keeps `sizing.FEWEST_ACROSS`; the mesh's
+    notes say what came of it.
 
     Args:
         level_set: on voxels about as fine as the thinnest vessel's radius, or finer.
         ports: where it is cut.
         edge_length: mm; by the local radius where None.
         edges_across: the local diameter.
-        max_tetrahedra: wished for; layers come on top.
+        max_tetrahedra: at most; layers come on top.
         finer: places with shorter edges, such as stenoses.
         wall_layers: layers of thin tetrahedra along the wall (`layers`).
         wall_share: thickness of all layers together, as a share of the local radius.
@@ -128,16 +117,17 @@ def mesh_lumen(
         InputError: the ports cut nothing off, or no mesh of usable quality can be made.
     """
     whole = field = Grid.of(level_set)
-    radius = _local_radius(field)
+    radius = local_radius(field)
     if wall_layers:
         field = field.like((field.values + wall_share * radius.values).astype(np.float32))
     lumen = _cut_wall(field)
     best, best_quality = None, -1.0
     moved, moves = list(ports), [0] * len(ports)
     for _ in range(_ATTEMPTS):
-        sizes = _Sizes(radius, edge_length, edges_across, tuple(finer))
-        mesh, worst = _mesh_between(lumen, moved, sizes, max_tetrahedra)
-        if mesh is not None and worst.quality > best_quality:
+        points, tetrahedra, cut = _cut_ports(*lumen, moved, float(radius.spacing.min()))
+        sizes = Sizes.of(radius, points, edge_length=edge_length, edges_across=edges_across, finer=finer)
+        mesh, worst = _mesh_between(points, tetrahedra, cut, sizes, max_tetrahedra)
+        if worst.quality > best_quality:
             best, best_quality = mesh, worst.quality
         if best_quality >= LEAST_QUALITY:
             break
@@ -154,10 +144,6 @@ def mesh_lumen(
             f"No mesh without slivers was found (smallest scaled Jacobian {best_quality:.2g}); "
             "change mesh.edges_across or max_tetrahedra, or correct the segmentation where it is rough."
         )
-    if len(best.tetrahedra) > max_tetrahedra:
-        logger.warning(
-            "the lumen needs %d tetrahedra, more than the %d asked for", len(best.tetrahedra), max_tetrahedra
-        )
     if not wall_layers:
         return _mended(_bulged(best, field))
     layered = _bulged(with_wall_layers(_mended(best), whole, wall_layers), whole)
@@ -172,29 +158,6 @@ def mesh_lumen(
 
 
 @dataclass(frozen=True)
-class _Sizes:
-    """How long edges are to be."""
-
-    radius: Grid
-    edge_length: float | None
-    edges_across: float
-    finer: tuple[Refinement, ...]
-
-    def at(self, places: Array, widest: float, coarser: float) -> Array:
-        """(n,) mm; the widest edge of all by the radius, and by how much edges are longer than asked."""
-        diameter = 2.0 * self.radius.sample(places)
-        if self.edge_length is not None:
-            size = np.full(len(places), self.edge_length * coarser)
-        else:
-            size = np.maximum(diameter / self.edges_across, SMALLEST_EDGE_SHARE * widest) * coarser
-            size = np.minimum(size, np.maximum(diameter, 0.2 * diameter.max()) / FEWEST_ACROSS)
-        for place in self.finer:
-            away = np.linalg.norm(places - place.center, axis=1)
-            size = np.minimum(size, coarser * place.edge + REFINEMENT_GROWTH * np.maximum(away - place.reach, 0.0))
-        return size
-
-
-@dataclass(frozen=True)
 class _Worst:
     """The worst tetrahedron of a mesh: its scaled Jacobian, and where it is."""
 
@@ -203,76 +166,52 @@ class _Worst:
 
 
 def _mesh_between(
-    lumen: tuple[Array, Index],
-    wanted_ports: Sequence[Port],
-    sizes: _Sizes,
-    max_tetrahedra: int,
-) -> tuple[LumenMesh | None, _Worst]:
-    """The best of some passes of Mmg over the lumen between the ports, and its worst tetrahedron."""
-    radius = sizes.radius
-    points, tetrahedra, ports = _cut_ports(*lumen, wanted_ports, float(radius.spacing.min()))
-    widest = 2.0 * float(np.quantile(radius.sample(points), 0.95)) / sizes.edges_across
+    points: Array, tetrahedra: Index, ports: tuple[Port, ...], sizes: Sizes, most: int
+) -> tuple[LumenMesh, _Worst]:
+    """The best of some passes of Mmg over the lumen between the ports, and its worst tetrahedron.
 
-    def wanted(places: Array, coarser: float = 1.0) -> Array:
-        return sizes.at(places, widest, coarser)
+    Passes first bring the number of tetrahedra below ``most``, and then the worst tetrahedron to a good shape.
 
-    coarser, best, worst = 1.0, None, _Worst(-1.0, ports[0].center)
-    # A tetrahedron of edge h takes about h^3 / 8.5, and Mmg makes its edges somewhat shorter than asked.
-    expected = 1.6 * float((8.5 * volumes(points, tetrahedra) / wanted(points)[tetrahedra].mean(axis=1) ** 3).sum())
-    if expected > max_tetrahedra:
-        coarser = (expected / max_tetrahedra) ** (1 / 3)
-    for _ in range(_PASSES):
+    Raises:
+        InputError: Mmg makes none at all.
+    """
+    best, worst = None, _Worst(-1.0, ports[0].center)
+    made_of_expected, shorter = 1.0, 1.0
+    for number in range(_PASSES):
+        coarser = shorter * sizes.coarsening(points, tetrahedra, _AIM * most / made_of_expected)
+        expected = sizes.expected(points, tetrahedra, coarser)
         try:
-            mesh = _adapted(points, tetrahedra, wanted(points, coarser), ports)
+            mesh = _adapted(points, tetrahedra, sizes.at(points, coarser), ports)
         except RuntimeError as error:
             # Mmg gives up where edges asked for are too long for the vessel: ask for shorter ones.
             logger.info("%s; trying again with shorter edges", error)
-            coarser *= 0.8
+            shorter *= 0.8
             continue
+        count = len(mesh.tetrahedra)
+        logger.info("edges %.3g times as long as asked for: %d tetrahedra of %.0f expected", coarser, count, expected)
+        # The next pass starts from this one's mesh: its bad elements, few by now, are what is left to mend.
+        points, tetrahedra, made_of_expected = mesh.points, mesh.tetrahedra, count / expected
+        if count > most and coarser < COARSEST and number < _PASSES - 1:
+            continue
+        mesh = replace(_mended(mesh), notes=sizes.notes(count, most, coarser))
         qualities = scaled_jacobians(mesh.points, mesh.tetrahedra)
         poorest = int(np.argmin(qualities))
-        quality = float(qualities[poorest])
-        fits = len(mesh.tetrahedra) <= max_tetrahedra
-        shrunk = best is None or len(mesh.tetrahedra) < 0.9 * len(best.tetrahedra)
-        mended = best is None or quality > 1.3 * worst.quality
-        if best is None or _rank(quality, len(mesh.tetrahedra), max_tetrahedra) > _rank(
-            worst.quality, len(best.tetrahedra), max_tetrahedra
-        ):
-            best, worst = mesh, _Worst(quality, mesh.points[mesh.tetrahedra[poorest]].mean(axis=0))
-        if (fits and quality >= GOOD_QUALITY) or not (shrunk or mended):
+        if best is None or qualities[poorest] > worst.quality:
+            best, worst = mesh, _Worst(float(qualities[poorest]), mesh.points[mesh.tetrahedra[poorest]].mean(axis=0))
+        if worst.quality >= GOOD_QUALITY:
             break
-        if not fits:
-            coarser *= (1.1 * len(mesh.tetrahedra) / max_tetrahedra) ** (1 / 3)
-        # The next pass starts from this one's mesh: its bad elements, few by now, are what is left to mend.
-        points, tetrahedra = mesh.points, mesh.tetrahedra
+    if best is None:
+        raise InputError(
+            "The mesher (Mmg) made no mesh of the lumen; change mesh.edges_across or mesh.max_tetrahedra, or correct "
+            "the segmentation where it is rough."
+        )
     return best, worst
-
-
-def _rank(quality: float, count: int, most: int) -> tuple[bool, float, float]:
-    """Of two meshes the better has the greater rank: good shapes first, then few tetrahedra, then better shapes."""
-    return quality >= GOOD_QUALITY, -float(max(count, most)), quality
-
-
-def _local_radius(field: Grid) -> Grid:
-    """At every voxel near the lumen the inscribed radius of the vessel there: the depth of the nearest ridge voxel."""
-    depth = -field.values.astype(np.float64)
-    gz, gy, gx = np.gradient(depth, *field.spacing[::-1])
-    ridge = (depth > 0.5 * field.spacing.max()) & (gx**2 + gy**2 + gz**2 < 0.6)
-    if not ridge.any():
-        ridge = depth > 0.5 * depth.max()
-    near = depth > -3 * field.spacing.max()
-    _, nearest = cKDTree(field.positions_of(np.flatnonzero(ridge))).query(field.positions_of(np.flatnonzero(near)))
-    radius = np.zeros(depth.shape)
-    radius[near] = depth[ridge][nearest]
-    radius[~near] = float(np.median(radius[near]))
-    return field.like(ndimage.gaussian_filter(radius, 1.0).astype(np.float32))
 
 
 def _compact(points: Array, tetrahedra: Index) -> tuple[Array, Index]:
     """Without the points that no tetrahedron uses."""
-    used, renumbered = np.unique(tetrahedra, return_inverse=True)
-    compact = points[used]
-    return compact, oriented(compact, renumbered.reshape(-1, 4).astype(np.int64))
+    used, tetrahedra = renumbered(tetrahedra, len(points))
+    return points[used], tetrahedra
 
 
 def _cut_wall(field: Grid) -> tuple[Array, Index]:
@@ -357,7 +296,7 @@ def _cut_port(
     points[snapped] -= height[snapped, None] * port.normal
     height[snapped] = 0.0
     points, tetrahedra, _ = clip(points, tetrahedra, np.where(mine, height, -1.0))
-    return _compact(points, tetrahedra[_part_of(points, tetrahedra, inner)])
+    return _compact(points, tetrahedra[_part_of(points, tetrahedra, inner, faces=False)])
 
 
 def _at_port(
@@ -371,29 +310,33 @@ def _at_port(
     rows = tetrahedra[inside]
     if len(rows) == 0:
         return np.zeros(len(points), dtype=bool)
-    graph = sparse.coo_matrix(
-        (np.ones(3 * len(rows)), (np.repeat(rows[:, 0], 3), rows[:, 1:].ravel())), shape=(len(points), len(points))
-    )
-    _, label = csgraph.connected_components(graph, directed=False)
+    label = _parts(len(points), np.repeat(rows[:, 0], 3), rows[:, 1:].ravel())
     nodes = np.unique(rows)
     own = label[nodes[np.argmin(distance[nodes])]]
     return np.asarray((label == own) & local)
 
 
-def _part_of(points: Array, tetrahedra: Index, place: Array) -> npt.NDArray[np.bool_]:
-    """Which tetrahedra are connected through faces with the one nearest to a place."""
-    faces = np.sort(np.concatenate([np.delete(tetrahedra, corner, axis=1) for corner in range(4)]), axis=1)
+def _part_of(points: Array, tetrahedra: Index, place: Array, *, faces: bool = True) -> npt.NDArray[np.bool_]:
+    """Which tetrahedra are connected, through faces or only through corners, with the one nearest to a place."""
+    if not faces:
+        label = _parts(len(points), np.repeat(tetrahedra[:, 0], 3), tetrahedra[:, 1:].ravel())
+        nearest = int(np.argmin(np.linalg.norm(points - place, axis=1)))
+        return np.asarray((label == label[nearest])[tetrahedra[:, 0]])
+    nearest = int(np.argmin(np.linalg.norm(points[tetrahedra].mean(axis=1) - place, axis=1)))
+    corners = np.sort(np.concatenate([np.delete(tetrahedra, corner, axis=1) for corner in range(4)]), axis=1)
     owner = np.tile(np.arange(len(tetrahedra)), 4)
-    key = row_keys(faces)
+    key = row_keys(corners)
     order = np.argsort(key, kind="stable")
     key, owner = key[order], owner[order]
     same = key[1:] == key[:-1]
-    links = (np.ones(int(same.sum())), (owner[:-1][same], owner[1:][same]))
-    _, label = csgraph.connected_components(
-        sparse.coo_matrix(links, shape=(len(tetrahedra), len(tetrahedra))), directed=False
-    )
-    nearest = int(np.argmin(np.linalg.norm(points[tetrahedra].mean(axis=1) - place, axis=1)))
+    label = _parts(len(tetrahedra), owner[:-1][same], owner[1:][same])
     return np.asarray(label == label[nearest])
+
+
+def _parts(count: int, one: Index, other: Index) -> npt.NDArray[np.int32]:
+    """(count,) the number of the connected part that each of some things is in, which are linked in pairs."""
+    graph = sparse.coo_matrix((np.ones(len(one), dtype=np.int8), (one, other)), shape=(count, count))
+    return np.asarray(csgraph.connected_components(graph, directed=False)[1])
 
 
 def _adapted(points: Array, tetrahedra: Index, size: Array, ports: Sequence[Port]) -> LumenMesh:
@@ -432,7 +375,7 @@ def _adapted(points: Array, tetrahedra: Index, size: Array, ports: Sequence[Port
     for port in ports:
         nodes = np.unique(outer[new_tags == port.tag])
         new_points[nodes] -= ((new_points[nodes] - port.center) @ port.normal)[:, None] * port.normal
-    return _mended(LumenMesh(new_points, new, outer, new_tags, tuple(ports)))
+    return LumenMesh(new_points, new, outer, new_tags, tuple(ports))
 
 
 def _mended(mesh: LumenMesh) -> LumenMesh:

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import SimpleITK as sitk
 
-from meshes.centerline import Centerline
+from meshes.centerline import RESOLVED_VOXELS, Centerline
 from meshes.extensions import extended
 from meshes.external import read_lumen, read_source
 from meshes.files import write_lumen_mesh
@@ -21,10 +21,11 @@ from meshes.picture import write_mesh_picture, write_projections
 from meshes.ports import Port, find_ports
 from meshes.quality import mesh_quality
 from meshes.segmentation import segment_lumen
+from meshes.sizing import Refinement
 from meshes.slicer import segment_names, write_segmentation
 from meshes.stenosis import Stenosis
 from meshes.surfaces import Unit
-from meshes.tetrahedra import Refinement, mesh_lumen
+from meshes.tetrahedra import mesh_lumen
 from meshes.tracing import extract_centerline
 from meshes.trimming import trim_to_centerline, unresolved_narrowing
 from surgical_twin.axis import Axis, main_axis
@@ -234,7 +235,7 @@ def mesh_step(case: Case, request: PlanRequest, say: Say) -> None:
         ports,
         edges_across=plan_mesh.edges_across,
         max_tetrahedra=plan_mesh.max_tetrahedra,
-        finer=[_refined(stenosis, plan_mesh.stenosis_edges_across) for stenosis in vessel.stenoses],
+        finer=[_refined(stenosis, plan_mesh.stenosis_edges_across, trimmed) for stenosis in vessel.stenoses],
         wall_layers=plan_mesh.wall_layers,
         wall_share=plan_mesh.wall_share,
     )
@@ -269,6 +270,7 @@ def mesh_step(case: Case, request: PlanRequest, say: Say) -> None:
             *([] if narrowing is None else [_NARROWING_NOTE.format(narrowing)]),
             *([_BLIND_NOTE.format(blind)] if blind else []),
             *([_HANDLES_NOTE.format(quality.handles)] if quality.handles else []),
+            *mesh.notes,
         ),
     )
 
@@ -289,11 +291,10 @@ def _cut(
     return trimmed, ports, centerline
 
 
-def _refined(stenosis: Stenosis, edges_across: float) -> Refinement:
-    """Shorter edges within half of a stenosis' length around its throat."""
-    return Refinement(
-        center=stenosis.position, reach=0.5 * stenosis.length, edge=max(stenosis.diameter / edges_across, 0.02)
-    )
+def _refined(stenosis: Stenosis, edges_across: float, trimmed: sitk.Image) -> Refinement:
+    """Shorter edges within half of a stenosis' length around its throat, which is meshed as wide as it is resolved."""
+    width = max(stenosis.diameter, 2.0 * RESOLVED_VOXELS * max(trimmed.GetSpacing()))
+    return Refinement(center=stenosis.position, reach=0.5 * stenosis.length, edge=width / edges_across)
 
 
 def _write_axis(case: Case, axis: Axis) -> None:

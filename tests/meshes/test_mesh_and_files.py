@@ -23,7 +23,7 @@ def meshed(lumen):
     centerline = extract_centerline(lumen.level_set)
     level_set = trim_to_centerline(lumen.level_set, centerline)
     ports, centerline = find_ports(level_set, centerline)
-    return level_set, ports, centerline, mesh_lumen(level_set, ports, edges_across=5.0, max_tetrahedra=25_000)
+    return level_set, ports, centerline, mesh_lumen(level_set, ports, edges_across=5.0, max_tetrahedra=14_000)
 
 
 def test_the_mesh_is_one_a_solver_trusts(meshed):
@@ -34,7 +34,7 @@ def test_the_mesh_is_one_a_solver_trusts(meshed):
     assert quality.mean_scaled_jacobian > 0.55
     assert quality.min_dihedral_deg > 8
     assert quality.port_flatness_mm < 1e-9
-    assert quality.tetrahedra <= 25_000
+    assert quality.tetrahedra <= 14_000
     assert set(np.unique(mesh.triangle_tags)) == {0, *(port.tag for port in ports)}
 
 
@@ -62,10 +62,10 @@ def test_the_mesh_holds_the_lumens_volume(meshed, phantom):
 
 def test_the_same_input_gives_the_same_mesh_and_a_finer_one_keeps_the_ports(meshed):
     level_set, ports, _, mesh = meshed
-    again = mesh_lumen(level_set, ports, edges_across=5.0, max_tetrahedra=25_000)
+    again = mesh_lumen(level_set, ports, edges_across=5.0, max_tetrahedra=14_000)
     np.testing.assert_array_equal(again.points, mesh.points)
     np.testing.assert_array_equal(again.tetrahedra, mesh.tetrahedra)
-    finer = mesh_lumen(level_set, ports, edges_across=6.5, max_tetrahedra=60_000)
+    finer = mesh_lumen(level_set, ports, edges_across=5.0, max_tetrahedra=22_000)
     assert len(finer.tetrahedra) > 1.3 * len(mesh.tetrahedra)
     assert [port.name for port in finer.ports] == [port.name for port in mesh.ports]
 

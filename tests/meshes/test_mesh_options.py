@@ -12,7 +12,8 @@ from meshes.own_centerline import read_own_centerline
 from meshes.picture import write_mesh_picture
 from meshes.ports import find_ports
 from meshes.quality import mesh_quality
-from meshes.tetrahedra import Refinement, mesh_lumen
+from meshes.sizing import Refinement
+from meshes.tetrahedra import mesh_lumen
 from meshes.tracing import extract_centerline
 
 
