@@ -76,13 +76,13 @@ def top_points(rng, count):
     return rng.uniform(0, 1, (count, 3)) * SIZE * (1, 1, 0) + (0, 0, SIZE[2])
 
 
-def sagged(rng):
+def sagged(rng, spacing=8.0, driven=150):
     """Tissue that sagged, targets inside it (300, 3), and where they are then.
 
     It is a finer body of another Poisson's ratio, held at its base elsewhere, and driven densely from its upper face.
     """
-    finer = ElasticBody(*box(8.0, seed=5), poisson=0.40)
-    top = top_points(rng, 150)
+    finer = ElasticBody(*box(spacing, seed=5), poisson=0.40)
+    top = top_points(rng, driven)
     finer.prepare(top, support=BASE + (3.0, -2.0, 0.0))
     tissue = finer.register(sag(top), noise_mm=0.02)
     targets = rng.uniform(0.15, 0.85, (300, 3)) * SIZE
@@ -91,7 +91,7 @@ def sagged(rng):
 
 def test_a_deformation_of_ten_millimeters_is_mostly_removed_by_fifty_points(body):
     rng = np.random.default_rng(2)
-    tissue, targets, truth = sagged(rng)
+    tissue, targets, truth = sagged(rng, spacing=9.0, driven=70)
     points = top_points(rng, 50)
     measured = tissue(points) - points + rng.normal(size=points.shape) * 0.3
     rigid = apply_to_points(fit_points(points[None], points[None] + measured)[0], targets)
