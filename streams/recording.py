@@ -5,12 +5,14 @@ reached it. Checksums of chunks tell damage, the chain of hashes tells changes (
 """
 
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
+import lz4.frame
 import msgspec
 from mcap.data_stream import ReadDataStream
 from mcap.exceptions import EndOfFile, McapError
@@ -40,15 +42,8 @@ LARGEST_RECORD = 1 << 30
 """A longer record is damage."""
 
 
-class _Stored(NamedTuple):
-    """A message as the file has it."""
-
-    channel_id: int
-    sequence: int
-    log_time: int
-    publish_time: int
-    data: bytes
-
+_Stored = tuple[int, int, int, int, bytes]
+"""A message as the file has it: number of its channel, sequence, log time, publish time, data."""
 
 _RECORD = struct.Struct("<BQ")
 _MESSAGE = struct.Struct("<HIQQ")
@@ -71,12 +66,11 @@ def _opened(records: Iterator[McapRecord]) -> Iterator[McapRecord | _Stored]:
             yield (
                 record
                 if not isinstance(record, McapMessage)
-                else _Stored(record.channel_id, record.sequence, record.log_time, record.publish_time, record.data)
+                else (record.channel_id, record.sequence, record.log_time, record.publish_time, record.data)
             )
             continue
-        content, length = get_chunk_data_stream(record, validate_crc=True)
-        data = content.read(length)
-        at = 0
+        data = _unpacked(record)
+        length, at = len(data), 0
         while at < length:
             opcode, size = _RECORD.unpack_from(data, at)
             at += _RECORD.size
@@ -84,12 +78,28 @@ def _opened(records: Iterator[McapRecord]) -> Iterator[McapRecord | _Stored]:
                 raise EndOfFile
             if opcode == Opcode.MESSAGE:
                 channel, sequence, log_time, publish_time = _MESSAGE.unpack_from(data, at)
-                yield _Stored(channel, sequence, log_time, publish_time, data[at + _MESSAGE.size : at + size])
+                yield channel, sequence, log_time, publish_time, data[at + _MESSAGE.size : at + size]
             elif opcode == Opcode.SCHEMA:
                 yield Schema.read(ReadDataStream(BytesIO(data[at : at + size])))
             elif opcode == Opcode.CHANNEL:
                 yield Channel.read(ReadDataStream(BytesIO(data[at : at + size])))
             at += size
+
+
+def _unpacked(chunk: Chunk) -> bytes:
+    """The records of a chunk.
+
+    Raises:
+        CRCValidationError: they are not those that were written.
+    """
+    if chunk.compression != "lz4":
+        content, length = get_chunk_data_stream(chunk, validate_crc=True)
+        return bytes(content.read(length))
+    data: bytes = lz4.frame.decompress(chunk.data)
+    found = zlib.crc32(data)
+    if chunk.uncompressed_crc not in (0, found):
+        raise CRCValidationError(expected=chunk.uncompressed_crc, actual=found, record=chunk)
+    return data
 
 
 _seal_decoder = msgspec.msgpack.Decoder(Seal)
@@ -148,7 +158,7 @@ class RecordingScan:
         while True:
             try:
                 record = next(reader)
-                item = self._item(record, channels[record.channel_id]) if isinstance(record, _Stored) else None
+                item = self._item(record, channels[record[0]]) if isinstance(record, tuple) else None
             except StopIteration:
                 break
             except CRCValidationError as error:
