@@ -143,11 +143,11 @@ def images(figures, python):
 
 
 def elastic(figures):
-    from test_elastic import BASE, SIZE, ElasticBody, box, sag
+    from test_elastic import BASE, ElasticBody, box, sag, top_points
 
     rng = np.random.default_rng(4)
     body = ElasticBody(*box())
-    points = rng.uniform(0, 1, (50, 3)) * SIZE * (1, 1, 0) + (0, 0, SIZE[2])
+    points = top_points(rng, 50)
     body.prepare(points, support=BASE)
     begin = time.perf_counter()
     body.register(sag(points))

@@ -53,7 +53,8 @@ def case_without_flow() -> Any:
     """What a session needs of a case to run without a flow model."""
     no_filter = SimpleNamespace(initial=lambda seed, period: None)
     return SimpleNamespace(case_hash="faults", fiducials=FIDUCIALS, waveform=SimpleNamespace(period=0.8),
-                           port_names=("inlet",), filter=no_filter)  # fmt: skip
+                           port_names=("inlet",), filter=no_filter, lumen=None,
+                           reduced=SimpleNamespace(estimated=False))  # fmt: skip
 
 
 def send_devices(endpoint: str, seconds: float, errors: LinkErrors, seed: int) -> None:

@@ -44,6 +44,9 @@ POSES, POSE_HZ = 4, 120.0
 PRESSURES, PRESSURE_HZ, BATCH = 4, 1000.0, 5
 IMAGE_HZ, SIDE = 15.0, 512
 
+WAITING = 20_000
+"""Frames that wait at either end when they are sent without pace."""
+
 console = Console(stderr=True)
 
 
@@ -140,6 +143,7 @@ class MeasuredLoop(LiveLoop):
 def case_without_flow() -> Any:
     """What a session needs of a case to run without a flow model."""
     return SimpleNamespace(case_hash="load", fiducials={}, waveform=SimpleNamespace(period=0.8), port_names=("inlet",),
+                           lumen=None, reduced=SimpleNamespace(estimated=False),
                            filter=SimpleNamespace(initial=lambda seed, period: None))  # fmt: skip
 
 
@@ -234,14 +238,13 @@ def frames_of(seconds: float, begin: int) -> list[tuple[int, bytes]]:
     return frames
 
 
-def blast(endpoint: str, seconds: float) -> None:
+def blast(endpoint: str, seconds: float, begin: int) -> None:
     """Send the load's frames as fast as they go, to a PULL that stops the sender when it is full."""
-    begin = now_ns()
     frames = frames_of(seconds, begin)
     pusher = zmq.Context.instance().socket(zmq.PUSH)
-    pusher.setsockopt(zmq.SNDHWM, 20_000)
+    pusher.setsockopt(zmq.SNDHWM, WAITING)
     pusher.connect(endpoint)
-    pusher.send(str(begin).encode())
+    pusher.send(b"begin")
     for _, frame in frames:
         pusher.send(frame)
     pusher.close(linger=60_000)
@@ -252,7 +255,7 @@ class PullSubscriber(Subscriber):
 
     def __init__(self, endpoint: str) -> None:
         self._socket = zmq.Context.instance().socket(zmq.PULL)
-        self._socket.setsockopt(zmq.RCVHWM, 20_000)
+        self._socket.setsockopt(zmq.RCVHWM, WAITING)
         self._socket.bind(endpoint)
         self._named = False
         self._clock = self._stamp
@@ -280,9 +283,11 @@ def throughput(seconds: float, *, bare: bool) -> float:
     """
     endpoint = free_endpoint()
     subscriber = PullSubscriber(endpoint)
-    command = [sys.executable, __file__, "--blast", endpoint, "--seconds", str(seconds)]
+    began = now_ns()
+    arrivals = [at for at, _ in frames_of(seconds, began)]
+    command = [sys.executable, __file__, "--blast", endpoint, "--seconds", str(seconds), "--begin", str(began)]
     with subprocess.Popen(command) as sender:
-        arrivals = [at for at, _ in frames_of(seconds, int(subscriber._socket.recv()))]
+        subscriber._socket.recv()  # from here on the frames move, and none of them has waited for us
         size = taken = 0
         begin = time.perf_counter()
         if bare:
@@ -448,6 +453,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="20 s of load instead of 10 minutes")
     parser.add_argument("--send", help=argparse.SUPPRESS)
     parser.add_argument("--blast", help=argparse.SUPPRESS)
+    parser.add_argument("--begin", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--poses", help=argparse.SUPPRESS)
     parser.add_argument("--igtl", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=600.0)
@@ -456,7 +462,7 @@ def main() -> None:
     if arguments.send:
         return send_load(arguments.send, arguments.seconds)
     if arguments.blast:
-        return blast(arguments.blast, arguments.seconds)
+        return blast(arguments.blast, arguments.seconds, arguments.begin)
     if arguments.poses:
         return push_poses(arguments.poses, arguments.count)
     if arguments.igtl:

@@ -126,6 +126,9 @@ class ChainCheck:
         """Compare what was read with a seal."""
         if self.fault is not None:
             return
+        waiting = b"".join([digest for digest, _, _ in self._pending])
+        if seal.first == self.sealed and waiting == seal.digests and self._follow(seal):
+            return
         written = [seal.digests[at : at + DIGEST_BYTES] for at in range(0, len(seal.digests), DIGEST_BYTES)]
         if seal.first != self.sealed:
             self._fail(self.sealed, f"entries {self.sealed} to {seal.first} have been taken out or moved")
@@ -143,17 +146,19 @@ class ChainCheck:
         if len(self._pending) > len(written):
             self._fail(self.sealed + len(written), f"{self._name(len(written))} was added afterwards")
             return
+        self._fail(self.sealed, f"the chain is broken between entries {self.sealed} and {self.sealed + len(written)}")
+
+    def _follow(self, seal: Seal) -> bool:
+        """Go on to a seal over what was read; False where it does not lead to the seal's head."""
         head = self.head
-        for digest in written:
+        for digest, _, _ in self._pending:
             head = hashlib.blake2b(head + digest, digest_size=HEAD_BYTES).digest()
         if head != seal.head:
-            self._fail(
-                self.sealed, f"the chain is broken between entries {self.sealed} and {self.sealed + len(written)}"
-            )
-            return
+            return False
         self.head = head
-        self.sealed += len(written)
+        self.sealed += len(self._pending)
         self._pending.clear()
+        return True
 
     def _fail(self, entry: int, fault: str) -> None:
         self.fault, self.fault_entry = fault, entry

@@ -7,25 +7,26 @@ channel ``twin``, and a chain of hashes over all of it in ``session/chain``. Sch
 checksums.
 
 `RecordingWriter` writes; `Recorder` does it from a thread of its own, so that a slow disk never delays the session, and
-closes a chunk at least every 40 ms, so that a killed process loses no more than that and what was on its way.
+closes a chunk at least every 40 ms, so that a killed process loses no more than that and what was on its way. The
+session only hands over what it has: everything else is done in that thread.
 """
 
 import json
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple
 
 import msgspec
-from mcap.writer import CompressionType, Writer
 
 from streams.errors import InputError
 from streams.events import Event, Malformed
 from streams.hash_chain import STATES as STATE_CHANNEL
 from streams.hash_chain import HashChain, Seal, digest_prefix, entry_digest
+from streams.mcap_writer import McapWriter
 from streams.messages import message_schemas
 
 RAW_CHANNEL = "session/raw"
@@ -43,7 +44,13 @@ CHUNK_BYTES = 1_000_000
 QUEUE_BYTES = 512_000_000
 """What may wait for a disk that does not keep up; beyond it events are left out instead of filling the memory."""
 
+ENTRY_BYTES = 200
+"""What an entry takes besides its data."""
+
 _encode = msgspec.msgpack.Encoder().encode
+
+_Item = Event | tuple[bytes, int]
+"""An event, or the frame and the time of a state."""
 
 
 class _Entry(NamedTuple):
@@ -105,13 +112,10 @@ class RecordingWriter:
         self._states = self._last_time = 0
         self._schemas: dict[str | None, int] = {None: 0}
         self._known_schemas = message_schemas() | {"Seal": msgspec.json.schema(Seal)}
-        self._channels: dict[tuple[str, str | None, tuple[tuple[str, str], ...]], int] = {}
-        self._prefixes: dict[tuple[str, str | None, tuple[tuple[str, str], ...]], bytes] = {}
-        self._writer = Writer(
-            self._file, chunk_size=CHUNK_BYTES, compression=CompressionType.LZ4, enable_data_crcs=True
-        )
+        self._channels: dict[tuple[str, str | None, tuple[tuple[str, str], ...]], tuple[int, bytes]] = {}
+        """by name, schema and marks: number, and what the digests of its entries have in common"""
         try:
-            self._writer.start(profile=PROFILE, library="surgical-twin")
+            self._writer = McapWriter(self._file, chunk_bytes=CHUNK_BYTES, profile=PROFILE, library="surgical-twin")
             self._writer.add_metadata(METADATA, dict(metadata))
             self.flush()
         except OSError as error:
@@ -124,38 +128,24 @@ class RecordingWriter:
 
     def add_state(self, frame: bytes, time_ns: int) -> None:
         """Write a state of the twin, as the frame that was published."""
-        self.add(self.state_entry(frame, time_ns))
-
-    def state_entry(self, frame: bytes, time_ns: int) -> _Entry:
-        """What is to be written of the next state."""
-        entry = _Entry(STATE_CHANNEL, "TwinState", frame.partition(b"\0")[2], time_ns, time_ns, self._states)
+        self.add(_Entry(STATE_CHANNEL, "TwinState", frame.partition(b"\0")[2], time_ns, time_ns, self._states))
         self._states += 1
-        return entry
 
     def add(self, entry: _Entry) -> None:
         """Write an entry and chain it."""
-        key = (entry.channel, entry.schema, entry.marks)
-        prefix = self._prefixes.get(key)
-        if prefix is None:
-            kind = entry_kind(entry.schema, dict(entry.marks))
-            prefix = self._prefixes[key] = digest_prefix(entry.channel, kind)
-        self.chain.add(
-            entry_digest(
-                prefix,
-                entry.data,
-                log_time=entry.log_time,
-                publish_time=entry.publish_time,
-                sequence=entry.sequence,
-            )
+        name, schema, data, log_time, publish_time, sequence, marks = entry
+        number, prefix = self._channels.get((name, schema, marks)) or self._channel(name, schema, marks)
+        digest = entry_digest(prefix, data, log_time=log_time, publish_time=publish_time, sequence=sequence)
+        self.chain.add(digest)
+        self._last_time = log_time
+        self._writer.add_message(
+            number, log_time=log_time, publish_time=publish_time, sequence=sequence & 0xFFFFFFFF, data=data
         )
-        self._last_time = entry.log_time
-        self._write(entry)
 
     def flush(self) -> None:
         """Seal what has come, close its chunk, and hand it to the operating system."""
         self._seal()
         self._writer.flush()
-        self._file.flush()
 
     def close(self, *, left_out: int = 0) -> None:
         """Seal, write the index and the chain's head, and close the file.
@@ -163,8 +153,7 @@ class RecordingWriter:
         Args:
             left_out: how many entries never came to be written.
         """
-        self._seal()
-        self._writer.flush()
+        self.flush()
         self._writer.add_metadata(
             END_METADATA,
             {"entries": str(self.chain.length), "head": self.chain.head.hex(), LEFT_OUT: str(left_out)},
@@ -195,26 +184,18 @@ class RecordingWriter:
         seal = self.chain.seal()
         if seal is not None:
             at = self._last_time
-            self._write(_Entry(CHAIN_CHANNEL, "Seal", _encode(seal), at, at, seal.first & 0xFFFFFFFF))
+            number, _ = self._channels.get((CHAIN_CHANNEL, "Seal", ())) or self._channel(CHAIN_CHANNEL, "Seal", ())
+            sequence = seal.first & 0xFFFFFFFF
+            self._writer.add_message(number, log_time=at, publish_time=at, sequence=sequence, data=_encode(seal))
 
-    def _write(self, entry: _Entry) -> None:
-        key = (entry.channel, entry.schema, entry.marks)
-        channel = self._channels.get(key)
-        if channel is None:
-            if entry.schema not in self._schemas:
-                schema = json.dumps(self._known_schemas[entry.schema or ""]).encode()
-                self._schemas[entry.schema] = self._writer.register_schema(entry.schema or "", "jsonschema", schema)
-            channel = self._writer.register_channel(
-                entry.channel, "msgpack" if entry.schema else "", self._schemas[entry.schema], dict(entry.marks)
-            )
-            self._channels[key] = channel
-        self._writer.add_message(
-            channel,
-            log_time=entry.log_time,
-            data=entry.data,
-            publish_time=entry.publish_time,
-            sequence=entry.sequence & 0xFFFFFFFF,
-        )
+    def _channel(self, name: str, schema: str | None, marks: tuple[tuple[str, str], ...]) -> tuple[int, bytes]:
+        """A new channel's number and the prefix of its entries' digests."""
+        if schema not in self._schemas:
+            content = json.dumps(self._known_schemas[schema or ""]).encode()
+            self._schemas[schema] = self._writer.register_schema(schema or "", "jsonschema", content)
+        number = self._writer.register_channel(name, "msgpack" if schema else "", self._schemas[schema], dict(marks))
+        known = self._channels[name, schema, marks] = number, digest_prefix(name, entry_kind(schema, dict(marks)))
+        return known
 
 
 class Recorder:
@@ -230,7 +211,8 @@ class Recorder:
         self.failure: str | None = None
         self.left_out = 0
         self._writer = RecordingWriter(path, metadata=metadata)
-        self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._waiting: deque[_Item] = deque()
+        self._ended = threading.Event()
         self._put_bytes = self._written_bytes = 0
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
@@ -252,53 +234,63 @@ class Recorder:
 
     def record_event(self, event: Event) -> None:
         """Keep an event; returns at once."""
-        self._put(_event_entry(event))
+        self._put(event, len(event.frame))
 
     def record_state(self, frame: bytes, time_ns: int) -> None:
         """Keep a state of the twin, as the frame that was published."""
-        self._put(self._writer.state_entry(frame, time_ns))
+        self._put((frame, time_ns), len(frame))
 
     def close(self) -> None:
         """Write what is left and finish the file."""
-        self._queue.put(None)
+        self._ended.set()
         self._thread.join()
 
-    def _put(self, entry: _Entry) -> None:
+    def _put(self, item: _Item, size: int) -> None:
         # Each counter is written by one thread only, so no lock is needed.
-        size = len(entry.data) + 200
+        size += ENTRY_BYTES
         if self._put_bytes - self._written_bytes + size > QUEUE_BYTES:
             self.left_out += 1
             if self.failure is None:
                 self.failure = "the disk did not keep up, and events had to be left out"
             return
         self._put_bytes += size
-        self._queue.put(entry)
+        self._waiting.append(item)
 
     def _run(self) -> None:
-        ended = False
         try:
-            due = time.monotonic() + FLUSH_S
-            while True:
-                try:
-                    entry = self._queue.get(timeout=max(0.0, due - time.monotonic()))
-                    if entry is None:
-                        ended = True
-                        break
-                    self._writer.add(entry)
-                    self._written_bytes += len(entry.data) + 200
-                except queue.Empty:
-                    pass
-                if time.monotonic() >= due:
-                    self._writer.flush()
-                    due = time.monotonic() + FLUSH_S
+            ended = False
+            while not ended:
+                ended = self._ended.wait(FLUSH_S)
+                self._write_waiting()
             self._writer.close(left_out=self.left_out)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else None
             self.failure = f"writing failed ({reason or error})"
             self._writer.abandon()
-            # Keep taking entries, so that closing does not wait for a thread that has ended.
+            # What comes from here on is let go, so that the memory does not fill.
+            ended = False
             while not ended:
-                entry = self._queue.get()
-                ended = entry is None
-                self.left_out += not ended
-                self._written_bytes += 0 if entry is None else len(entry.data) + 200
+                ended = self._ended.wait(FLUSH_S)
+                while self._waiting:
+                    self._taken()
+                    self.left_out += 1
+
+    def _write_waiting(self) -> None:
+        """Write what waits, in chunks that are closed before too much time has passed."""
+        due = time.monotonic() + FLUSH_S
+        while self._waiting:
+            item = self._taken()
+            if isinstance(item, Event):
+                self._writer.add_event(item)
+            else:
+                self._writer.add_state(*item)
+            if time.monotonic() >= due:
+                self._writer.flush()
+                due = time.monotonic() + FLUSH_S
+        self._writer.flush()
+
+    def _taken(self) -> _Item:
+        """The next item, which waits no more."""
+        item = self._waiting.popleft()
+        self._written_bytes += ENTRY_BYTES + len(item.frame if isinstance(item, Event) else item[0])
+        return item

@@ -5,23 +5,26 @@ reached it. Checksums of chunks tell damage, the chain of hashes tells changes (
 """
 
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
+import lz4.frame
 import msgspec
 from mcap.data_stream import ReadDataStream
 from mcap.exceptions import EndOfFile, McapError
 from mcap.opcode import Opcode
-from mcap.records import Channel, Chunk, Footer, Header, McapRecord, Metadata, Schema
+from mcap.records import Channel, Chunk, Footer, McapRecord, Metadata, Schema
 from mcap.records import Message as McapMessage
 from mcap.stream_reader import CRCValidationError, StreamReader, get_chunk_data_stream
 
 from streams.errors import InputError
 from streams.events import Event, event_from_frame
 from streams.hash_chain import ChainCheck, Seal, digest_prefix, entry_digest
+from streams.messages import decode_by_type, doubtful
 from streams.recorder import (
     CHAIN_CHANNEL,
     END_METADATA,
@@ -39,15 +42,8 @@ LARGEST_RECORD = 1 << 30
 """A longer record is damage."""
 
 
-class _Stored(NamedTuple):
-    """A message as the file has it."""
-
-    channel_id: int
-    sequence: int
-    log_time: int
-    publish_time: int
-    data: bytes
-
+_Stored = tuple[int, int, int, int, bytes]
+"""A message as the file has it: number of its channel, sequence, log time, publish time, data."""
 
 _RECORD = struct.Struct("<BQ")
 _MESSAGE = struct.Struct("<HIQQ")
@@ -70,12 +66,11 @@ def _opened(records: Iterator[McapRecord]) -> Iterator[McapRecord | _Stored]:
             yield (
                 record
                 if not isinstance(record, McapMessage)
-                else _Stored(record.channel_id, record.sequence, record.log_time, record.publish_time, record.data)
+                else (record.channel_id, record.sequence, record.log_time, record.publish_time, record.data)
             )
             continue
-        content, length = get_chunk_data_stream(record, validate_crc=True)
-        data = content.read(length)
-        at = 0
+        data = _unpacked(record)
+        length, at = len(data), 0
         while at < length:
             opcode, size = _RECORD.unpack_from(data, at)
             at += _RECORD.size
@@ -83,12 +78,28 @@ def _opened(records: Iterator[McapRecord]) -> Iterator[McapRecord | _Stored]:
                 raise EndOfFile
             if opcode == Opcode.MESSAGE:
                 channel, sequence, log_time, publish_time = _MESSAGE.unpack_from(data, at)
-                yield _Stored(channel, sequence, log_time, publish_time, data[at + _MESSAGE.size : at + size])
+                yield channel, sequence, log_time, publish_time, data[at + _MESSAGE.size : at + size]
             elif opcode == Opcode.SCHEMA:
                 yield Schema.read(ReadDataStream(BytesIO(data[at : at + size])))
             elif opcode == Opcode.CHANNEL:
                 yield Channel.read(ReadDataStream(BytesIO(data[at : at + size])))
             at += size
+
+
+def _unpacked(chunk: Chunk) -> bytes:
+    """The records of a chunk.
+
+    Raises:
+        CRCValidationError: they are not those that were written.
+    """
+    if chunk.compression != "lz4":
+        content, length = get_chunk_data_stream(chunk, validate_crc=True)
+        return bytes(content.read(length))
+    data: bytes = lz4.frame.decompress(chunk.data)
+    found = zlib.crc32(data)
+    if chunk.uncompressed_crc not in (0, found):
+        raise CRCValidationError(expected=chunk.uncompressed_crc, actual=found, record=chunk)
+    return data
 
 
 _seal_decoder = msgspec.msgpack.Decoder(Seal)
@@ -139,7 +150,7 @@ class RecordingScan:
             raise InputError(f"{self.path} cannot be read ({error.strerror}); check the path.") from error
 
     def _entries(self, stream: BinaryIO) -> Iterator[Event | StateFrame]:
-        channels: dict[int, tuple[Channel, bytes]] = {}
+        channels: dict[int, _Channel] = {}
         schemas: dict[int, str] = {}
         found = False
         records = _Reader(stream, emit_chunks=True, validate_crcs=True, record_size_limit=LARGEST_RECORD).records
@@ -147,7 +158,7 @@ class RecordingScan:
         while True:
             try:
                 record = next(reader)
-                item = self._item(record, *channels[record.channel_id]) if isinstance(record, _Stored) else None
+                item = self._item(record, channels[record[0]]) if isinstance(record, tuple) else None
             except StopIteration:
                 break
             except CRCValidationError as error:
@@ -160,7 +171,10 @@ class RecordingScan:
                     ) from error
                 self.damage = f"the file breaks off ({type(error).__name__})"
                 break
-            if isinstance(record, Metadata):
+            if item is not None:
+                found = True
+                yield item
+            elif isinstance(record, Metadata):
                 if record.name == METADATA:
                     self.metadata = dict(record.metadata)
                 elif record.name == END_METADATA:
@@ -170,14 +184,17 @@ class RecordingScan:
                 schemas[record.id] = record.name
             elif isinstance(record, Channel):
                 kind = entry_kind(schemas.get(record.schema_id), record.metadata)
-                channels[record.id] = (record, digest_prefix(record.topic, kind))
+                channels[record.id] = _Channel(
+                    topic=record.topic,
+                    head=record.topic.encode() + b"\0",
+                    prefix=digest_prefix(record.topic, kind),
+                    plain=record.topic.isascii() and record.topic not in (CHAIN_CHANNEL, STATE_CHANNEL, RAW_CHANNEL),
+                    late=LATE in record.metadata,
+                    superseded=SUPERSEDED in record.metadata,
+                    reason=record.metadata.get(KIND) or None,
+                )
             elif isinstance(record, Footer):
                 self.closed = True
-            elif isinstance(record, Header):
-                continue
-            if item is not None:
-                found = True
-                yield item
         if self.chain.fault is None and self.chained and self.closed and not self.damage:
             if self.chain.unsealed:
                 self.chain.fault = f"{self.chain.unsealed} entries after the last seal were added afterwards"
@@ -188,36 +205,49 @@ class RecordingScan:
         if not self.metadata and not found:
             raise InputError(f"{self.path} holds no recorded session; give a file that live --record wrote.")
 
-    def _item(self, record: _Stored, channel: Channel, prefix: bytes) -> Event | StateFrame | None:
+    def _item(self, record: _Stored, channel: "_Channel") -> Event | StateFrame | None:
+        _, sequence, log_time, publish_time, data = record
         topic = channel.topic
         if topic == CHAIN_CHANNEL:
             self.chained = True
-            self.chain.take(_seal_decoder.decode(record.data))
+            self.chain.take(_seal_decoder.decode(data))
             return None
-        digest = entry_digest(
-            prefix,
-            record.data,
-            log_time=record.log_time,
-            publish_time=record.publish_time,
-            sequence=record.sequence,
-        )
-        self.chain.add(digest, topic, record.sequence)
-        if topic == STATE_CHANNEL:
-            return StateFrame(record.sequence, record.log_time, topic.encode() + b"\0" + record.data)
-        if topic == RAW_CHANNEL:
-            return event_from_frame(
-                record.sequence, record.log_time, record.data, kind=channel.metadata.get(KIND) or None
-            )
-        event = event_from_frame(
-            record.sequence,
-            record.log_time,
-            topic.encode() + b"\0" + record.data,
-            source_time_ns=record.publish_time,
-        )
-        late, superseded = LATE in channel.metadata, SUPERSEDED in channel.metadata
-        if not (late or superseded):
-            return event
-        return event.marked(late=late, superseded=superseded)
+        digest = entry_digest(channel.prefix, data, log_time=log_time, publish_time=publish_time, sequence=sequence)
+        self.chain.add(digest, topic, sequence)
+        if channel.plain:
+            try:
+                message = decode_by_type(data)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                pass  # judged below, by what is said in words
+            else:
+                if message.stream == topic and not doubtful(message):
+                    if message.source_time_ns != publish_time:
+                        message = msgspec.structs.replace(message, source_time_ns=publish_time)
+                    frame = channel.head + data
+                    return Event(sequence, log_time, frame, message, channel.late, channel.superseded)
+        elif topic == STATE_CHANNEL:
+            return StateFrame(sequence, log_time, channel.head + data)
+        elif topic == RAW_CHANNEL:
+            return event_from_frame(sequence, log_time, data, kind=channel.reason)
+        event = event_from_frame(sequence, log_time, channel.head + data, source_time_ns=publish_time)
+        return event.marked(late=channel.late, superseded=channel.superseded)
+
+
+@dataclass(frozen=True, slots=True)
+class _Channel:
+    """What is to be known of a channel for each of its messages."""
+
+    topic: str
+    head: bytes
+    """what its frames begin with"""
+    prefix: bytes
+    """what the digests of its entries have in common"""
+    plain: bool
+    """holds messages of one stream"""
+    late: bool
+    superseded: bool
+    reason: str | None
+    """why its frames are no messages"""
 
 
 @dataclass(frozen=True)

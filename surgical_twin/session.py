@@ -12,8 +12,6 @@ An event takes one of these ways:
 * a tick of the session's clock publishes the twin's state.
 """
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,7 +41,7 @@ from surgical_twin.assimilation.flow_filter import FilterState
 from surgical_twin.assimilation.observation import ObservationError, place_variance
 from surgical_twin.following import follow
 from surgical_twin.session_model import SessionModel
-from surgical_twin.session_state import SessionState, registered_tip, tip_fix
+from surgical_twin.session_state import SessionState, registered_tip, replace, tip_fix
 from surgical_twin.twin_state import build_twin_state
 from surgical_twin.units import CUBIC_METRES_PER_ML
 
@@ -218,7 +216,7 @@ class Session:
     def _pressure(self, state: SessionState, samples: PressureSamples) -> SessionState:
         count = len(samples.values_mmhg)
         middle_ns = samples.source_time_ns + samples.sample_period_ns * (count - 1) // 2
-        mean = float(np.mean(samples.values_mmhg))
+        mean = sum(samples.values_mmhg) / count
         if middle_ns >= state.measured_ns:
             following = state.following if samples.tool == state.tool else None
             state = replace(state, measured_mmhg=mean, measured_ns=middle_ns, tool=samples.tool, following=following)

@@ -63,6 +63,8 @@ def case_without_flow():
         waveform=SimpleNamespace(period=0.8),
         filter=SimpleNamespace(initial=lambda seed, period: None),
         port_names=("inlet", "left"),
+        lumen=None,
+        reduced=SimpleNamespace(estimated=False),
     )
 
 

@@ -37,8 +37,8 @@ def through(errors, device=None, seed=1):
 
 
 def test_a_perfect_link_changes_nothing():
-    passed, _ = through(LinkErrors())
-    assert passed == list(tracker().messages(EPOCH))
+    passed, _ = through(LinkErrors(), tracker(seconds=10.0))
+    assert passed == list(tracker(seconds=10.0).messages(EPOCH))
 
 
 def test_losses_repetitions_and_delays_are_as_asked_for_and_all_is_accounted_for():
@@ -63,7 +63,8 @@ def test_losses_repetitions_and_delays_are_as_asked_for_and_all_is_accounted_for
 
 def test_one_setting_does_not_change_what_another_draws():
     lost = lambda passed: {due.message.sequence for due in passed if due.withheld}  # noqa: E731
-    assert lost(through(LinkErrors(loss=0.2))[0]) == lost(through(LinkErrors(loss=0.2, jitter_s=0.01))[0])
+    still, moved = LinkErrors(loss=0.2), LinkErrors(loss=0.2, jitter_s=0.01)
+    assert lost(through(still, tracker(seconds=10.0))[0]) == lost(through(moved, tracker(seconds=10.0))[0])
 
 
 def test_a_clock_that_is_off_and_drifts_is_found_by_the_intake():
@@ -85,7 +86,7 @@ def test_a_clock_that_is_off_and_drifts_is_found_by_the_intake():
 
 def test_dropouts_at_random_come_and_last_as_asked_for():
     errors = LinkErrors(dropouts=Dropouts(every_s=4.0, last_s=0.5))
-    passed, link = through(errors, tracker(seconds=400.0, rate=50.0))
+    passed, link = through(errors, tracker(seconds=400.0, rate=10.0))
     gone = np.array([due.withheld for due in sorted(passed, key=lambda due: due.message.sequence)])
     assert gone.mean() == pytest.approx(0.5 / 4.5, abs=0.04)
     starts = np.flatnonzero(np.diff(gone.astype(int)) == 1)
@@ -94,7 +95,8 @@ def test_dropouts_at_random_come_and_last_as_asked_for():
 
 
 def test_dropouts_by_what_is_seen_and_by_the_value_itself():
-    unseen = through(LinkErrors(dropouts=Dropouts(unseen=lambda t: 10 <= t < 12)))[0]
+    hidden = LinkErrors(dropouts=Dropouts(unseen=lambda t: 10 <= t < 12))
+    unseen = through(hidden, tracker(seconds=15.0))[0]
     assert {due.message.sequence for due in unseen if due.withheld} == set(range(1000, 1200))
     pressure = PressureDevice("p", None, lambda t: 100 + 60 * math.sin(t), 250.0, 60.0, 0.0, np.random.default_rng(0))
     settings = PressureSettings(loss=0.0, dropout={"above": "20 kPa", "share": 1.0})
