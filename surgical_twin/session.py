@@ -83,27 +83,30 @@ class Session:
 
     def step(self, state: SessionState, event: Event) -> tuple[SessionState, tuple[TwinState, ...]]:
         """Take one event: the new state and what is to be published."""
-        state = state.counting(received=1)
         message = event.message
         if isinstance(message, Malformed):
-            return state.counting(**{message.kind: 1}), ()
+            return state.counting(received=1, **{message.kind: 1}), ()
         if isinstance(message, Tick):
-            return self._publish(state, message)
+            return self._publish(state.counting(received=1), message)
         if isinstance(message, SessionStart):
-            return self._start(state, message), ()
+            return self._start(state.counting(received=1), message), ()
         if isinstance(message, IntakeReport):
-            return replace(state, intake=message), ()
+            return replace(state.counting(received=1), intake=message), ()
         seen_ns = min(message.source_time_ns, event.receive_time_ns)  # a lying clock must not outrun true ones
         watch, verdict = state.watch.see(message.stream, message.sequence, seen_ns)
-        state = replace(state, watch=watch)
         if verdict.duplicate:
-            return state.counting(duplicates=1), ()
+            return replace(state.counting(received=1, duplicates=1), watch=watch), ()
         if message.source_time_ns > event.receive_time_ns + FUTURE_NS:
-            return state.counting(implausible_time=1), ()
+            return replace(state.counting(received=1, implausible_time=1), watch=watch), ()
         if event.superseded:
-            return state.counting(superseded=1), ()
+            return replace(state.counting(received=1, superseded=1), watch=watch), ()
         newest = max(message.source_time_ns, state.newest_ns.get(message.stream, message.source_time_ns))
-        state = replace(state, newest_ns={**state.newest_ns, message.stream: newest})
+        state = replace(
+            state,
+            counters={**state.counters, "received": state.counters.get("received", 0) + 1},
+            watch=watch,
+            newest_ns={**state.newest_ns, message.stream: newest},
+        )
         return self._take(state, message), ()
 
     def _take(self, state: SessionState, message: Message) -> SessionState:
