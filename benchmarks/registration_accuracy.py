@@ -77,17 +77,14 @@ def put(figures, name, value, goal, unit, why=None):
 def recordings(figures):
     """Real recordings against the answers that came with them."""
     from registration.calibration.hand_eye import calibrate_hand_eye_streams
-    from registration.calibration.time_offset import find_time_offset, line_position, motion_along_main_direction
-    from registration.pose_files import read_pose_table, read_sequence
+    from registration.calibration.motion_files import find_lag, read_motion
+    from registration.pose_files import read_pose_table
 
     plus = DATA / "plus_tracked_sequences"
     if plus.is_dir():
-        video = plus / "WaterTankBottomTranslationVideoBuffer.igs.mha"
-        images = sitk.GetArrayFromImage(sitk.ReadImage(str(video)))
-        rows = np.array([line_position(image) for image in images])
-        probe = read_sequence(plus / "WaterTankBottomTranslationTrackerBuffer-trimmed.igs.mha").stream("Probe").used()
-        motion = motion_along_main_direction(probe.poses[:, :3, 3])
-        lag = find_time_offset(read_sequence(video).time_s, rows, probe.time_s, motion, reach_s=0.5)
+        video = read_motion(plus / "WaterTankBottomTranslationVideoBuffer.igs.mha")
+        probe = read_motion(plus / "WaterTankBottomTranslationTrackerBuffer-trimmed.igs.mha", "Probe")
+        lag = find_lag(video, probe, reach_s=0.5)
         put(figures, "water_tank_lag_error", 1e3 * abs(lag.lag_s + 0.0648266), "<= 5", "ms")
     folder = DATA / "ethz_hand_eye/TANGO_exCALIBur_1"
     if folder.is_dir():
@@ -205,16 +202,11 @@ def lumens(figures, runs):
 
 
 def elastic(figures):
-    from test_elastic import BASE, SIZE, ElasticBody, box, face_points, sag
+    from test_elastic import BASE, ElasticBody, box, face_points, sagged, top_points
 
     rng = np.random.default_rng(4)
-    finer = ElasticBody(*box(8.0, seed=5), poisson=0.40)
-    top = rng.uniform(0, 1, (150, 3)) * SIZE * (1, 1, 0) + (0, 0, SIZE[2])
-    finer.prepare(top, support=BASE + (3.0, -2.0, 0.0))
-    tissue, body = finer.register(sag(top), noise_mm=0.02), ElasticBody(*box())
-    targets = rng.uniform(0.15, 0.85, (300, 3)) * SIZE
-    truth = tissue(targets)
-    exposed = rng.uniform(0, 1, (50, 3)) * SIZE * (1, 1, 0) + (0, 0, SIZE[2])
+    tissue, targets, truth = sagged(rng)
+    body, exposed = ElasticBody(*box()), top_points(rng, 50)
     for name, points, goal in (("exposed_face", exposed, ">= 70"), ("three_faces", face_points(rng, 50), ">= 70")):
         measured = tissue(points) - points + rng.normal(size=points.shape) * 0.3
         rigid = apply_to_points(fit_points(points[None], points[None] + measured)[0], targets)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 from scipy import ndimage
 
+from meshes.borders import lengthwise_cuts
 from meshes.dicom_segmentation import is_dicom_segmentation, read_dicom_segment
 from meshes.errors import InputError
 from meshes.grid import Grid
@@ -19,6 +20,9 @@ from meshes.surfaces import Unit, image_of_surface, is_surface, labels_on, lumen
 
 LEAST_INSIDE = 0.9
 """At least this part of a segmentation on another grid has to lie in the image."""
+
+MOST_VALUES = 256
+"""An image of more different values than this is no label map."""
 
 NEXT_PART = 0.1
 """A separate part of at least this part of the largest one's size is told of by its place."""
@@ -128,9 +132,15 @@ def lumen_from_labels(labels: sitk.Image, image: sitk.Image, *, value: int | Non
             "no whole "
             f"numbers; it is no label map: give one, or leave --labels out."
         )
+    values = np.unique(grid.values)
+    if value is None and (len(values) > MOST_VALUES or values[0] < 0):
+        raise InputError(
+            f"The label map holds {len(values)} different values from {values[0]:g} to {values[-1]:g}; it is an image "
+            "and no label map: give one, or name the label that is lumen in plan.toml (segmentation.label)."
+        )
     wanted = grid.values != 0 if value is None else grid.values == value
     if not wanted.any():
-        present = ", ".join(f"{number:g}" for number in np.unique(grid.values)[:20])
+        present = ", ".join(f"{number:g}" for number in values[:20])
         asked = "any label but 0" if value is None else f"label {value}"
         raise InputError(f"The label map holds no voxel of {asked}; its values are {present}.")
     notes: list[str] = []
@@ -167,7 +177,8 @@ def lumen_from_labels(labels: sitk.Image, image: sitk.Image, *, value: int | Non
         label = labels_on(target, Grid.of(level_set))
         if not label.values.any():
             raise InputError("The label map is so much finer than the image that no voxel of the image is lumen.")
-    return Lumen(label=label.image(), level_set=level_set, notes=(*notes, *more))
+    cuts = lengthwise_cuts(label.values > 0, target)
+    return Lumen(label=label.image(), level_set=level_set, notes=(*notes, *more, *cuts))
 
 
 def _one_whole(wanted: Mask, grid: Grid) -> tuple[Mask, list[str]]:

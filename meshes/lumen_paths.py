@@ -40,6 +40,9 @@ of those radii: a vessel that the image's edge cuts lengthwise ends in a thin sh
 BORDER_VOXELS = 1.0
 """Lumen this near to the image's outermost voxels leaves the image there."""
 
+LEAST_LENGTH = 1.25
+"""A lumen whose ends are nearer to each other than this many of its widths is a lump."""
+
 MOST_PATHS = 400
 
 
@@ -89,6 +92,12 @@ def find_paths(graph: LumenGraph, max_ends: int, image: sitk.Image | None) -> tu
         in_tree[path] = True
     if not paths or len(paths[0]) < 4:
         raise InputError("The lumen has no two ends that a centerline could join; is it a vessel?")
+    length, width = float(from_start[paths[0][-1]]), 2.0 * float(graph.depth.max())
+    if length < LEAST_LENGTH * width:
+        raise InputError(
+            f"The lumen is {width:.3g} mm wide and {length:.3g} mm long; a vessel is longer than wide: look at what "
+            "was taken for it (lumen.png), and give --seed or labels."
+        )
     notes = []
     if thin:
         notes.append(

@@ -20,8 +20,12 @@ from meshes.sections import Sections
 THIN_VOXELS = 1.6
 """A vessel of a radius below this many voxels is measured by its brightness."""
 
-DISK_VOXELS = 2.0
-"""The disk reaches this many voxels beyond the wall."""
+DISK_VOXELS = 1.5
+"""The disk reaches this many voxels beyond the wall, as wide as voxels are in each direction: three standard deviations
+of the blur."""
+
+RING_VOXELS = 2.0
+"""Width of the ring around the disk that says what tissue is."""
 
 THROAT_VOXELS = 3.0
 """So many voxels to each side of a throat its shape is looked at."""
@@ -105,6 +109,7 @@ def _unblurred(x: Array, area: Array, blur: float) -> Array:
 
     The radius is taken as r0 + c (x - x0)^2; its area, blurred with a Gaussian of deviation s, is
     pi (r0^2 + 2 r0 c (d^2 + s^2) + c^2 (d^4 + 6 d^2 s^2 + 3 s^4)), d = x - x0; r0, c and x0 are fitted to what is seen.
+    Beside the throat, where areas are large, the vessel has another shape, and counts less.
     """
 
     def seen(parameters: Array, s: float) -> Array:
@@ -115,23 +120,29 @@ def _unblurred(x: Array, area: Array, blur: float) -> Array:
     smallest, reach = float(np.sqrt(max(area.min(), 0.0) / np.pi)), float(np.abs(x).max())
     start = np.array([max(0.5 * smallest, 1e-3), 0.1 / max(reach, 1e-3), 0.0])
     limits = ([0.0, 0.0, -0.5 * reach], [np.inf, np.inf, 0.5 * reach])
-    fit = optimize.least_squares(lambda parameters: seen(parameters, blur) - area, start, bounds=limits)
+    weight = 1.0 / np.sqrt(area + 0.3 * np.median(area) + 1e-9)
+    fit = optimize.least_squares(lambda parameters: (seen(parameters, blur) - area) * weight, start, bounds=limits)
     return seen(fit.x, 0.0)
 
 
 def _area_by_brightness(grid: Grid, center: Array, normal: Array, radius: float, blood: float, voxel: float) -> float:
-    """Area [mm2] from the brightness in a disk around a point; tissue is what lies in the ring around the disk."""
+    """Area [mm2] from the brightness in a disk around a point; tissue is what lies in the ring around the disk.
+
+    Where voxels are longer along one axis than along another, so are the disk and the ring: the blur is.
+    """
     first, second = plane_axes(normal)
-    disk, outer = radius + DISK_VOXELS * voxel, radius + (DISK_VOXELS + 2.0) * voxel
+    outer = radius + (DISK_VOXELS + RING_VOXELS) * float(grid.spacing.max())
     steps = np.arange(-outer, outer + 1e-9, 0.25 * voxel)
     u, v = np.meshgrid(steps, steps, indexing="ij")
-    away = np.hypot(u, v)
-    places = center + u[..., None] * first + v[..., None] * second
-    values = grid.sample(places.reshape(-1, 3)).reshape(u.shape)
-    ring = (away > disk) & (away <= outer)
-    tissue = float(np.median(values[ring]))
+    offset, away = u[..., None] * first + v[..., None] * second, np.hypot(u, v)
+    width = np.linalg.norm((offset @ grid.direction) * grid.spacing, axis=-1) / np.maximum(away, 1e-9)
+    beyond = (away - radius) / np.maximum(width, 1e-9)
+    disk, outside = beyond <= DISK_VOXELS, (beyond > DISK_VOXELS) & (beyond <= DISK_VOXELS + RING_VOXELS)
+    values = grid.sample((center + offset).reshape(-1, 3)).reshape(u.shape)
+    around = values[outside]
+    deviation = np.abs(around - np.median(around))
+    tissue = float(around[deviation <= 2.5 * 1.4826 * np.median(deviation)].mean())
     # Without contrast (a label map, an edge of the image) brightness says nothing.
     if blood - tissue < LEAST_CONTRAST * abs(blood):
         return np.nan
-    within = away <= disk
-    return max(float(((values[within] - tissue) / (blood - tissue)).sum() * (0.25 * voxel) ** 2), 0.0)
+    return max(float(((values[disk] - tissue) / (blood - tissue)).sum() * (0.25 * voxel) ** 2), 0.0)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 from scipy import ndimage
 
+from meshes.borders import lengthwise_cuts
 from meshes.bridging import Gap, bridge_gaps
 from meshes.errors import InputError
 from meshes.grid import Array, Grid
@@ -56,7 +57,7 @@ def segment_lumen(
 
     Raises:
         InputError: the seed is outside the image or in no vessel, the region holds too little of the image, or no
-            vessel is found.
+            vessel is found, with this threshold.
     """
     chosen = settings or SegmentationSettings()
     grid = Grid.of(image)
@@ -103,6 +104,7 @@ def segment_lumen(
             f"hardly any lumen is seen: a severe stenosis or an occlusion. Look there."
             for gap in gaps
         ),
+        *lengthwise_cuts(component, grid),
         *_other_trees(bright, component, float(np.median(found.contrast)), tubes, grid, chosen),
     )
     # Only this tree: what else is bright, a little away, is turned into background.
@@ -290,6 +292,11 @@ def _follow_bias(
     values = _denoised(grid, span)
     above = (values > half) & (values < blood + settings.bone_excess * span)
     component = _connected(above, candidate.component.astype(np.float32), grid, seed, settings)
+    if component is None and threshold is not None:
+        raise InputError(
+            f"No vessel is brighter than the threshold {threshold:g}: blood is about {candidate.blood:.0f} here, and "
+            f"the tissue beside it {candidate.tissue:.0f}; give --threshold a grey value between the two."
+        )
     if component is None:
         component = candidate.component
     component = ndimage.binary_fill_holes(component)

@@ -137,7 +137,7 @@ class FrameGraph:
         given = None if covariance is None else np.array(covariance, dtype=np.float64)
         if given is None:
             error = np.zeros((6, 6))
-        elif known is not None and known.given is not None and _same(known.given, given):
+        elif known is not None and known.given is not None and known.given.tobytes() == given.tobytes():
             error = known.pose.covariance
         else:
             error = _check_covariance(given, name)
@@ -244,10 +244,6 @@ def _extended(before: _Composed | None, edge: _Edge, forward: bool, *, last: boo
     matrix.setflags(write=False)
     error.setflags(write=False)
     return _Composed(edge, matrix, error, None if last else before.adjoint @ edge.adjoint(forward))
-
-
-def _same(a: Array, b: Array) -> bool:
-    return a.shape == b.shape and bool((a == b).all())
 
 
 def _check_covariance(covariance: ArrayLike, name: str) -> Array:

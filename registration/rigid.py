@@ -157,6 +157,13 @@ def exponential(xi: ArrayLike) -> Array:
     return result
 
 
+def turned_about(center: Array, turn: Array, shift: Array) -> Array:
+    """The (4, 4) transform that turns by a rotation vector (3,) about a center (3,) and then shifts by (3,)."""
+    result = exponential(np.concatenate([turn, np.zeros(3)]))
+    result[:3, 3] = center - result[:3, :3] @ center + shift
+    return result
+
+
 def rotation_angle(matrix: ArrayLike) -> float:
     """Angle in radians, 0 to pi, of the rotation part of a 3x3 or 4x4 matrix (accurate near 0 and near
     pi)."""

@@ -1,6 +1,7 @@
 """What the registration commands read of a case and of files: surfaces, tissue, the branch tree, an earlier result."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def read_surface(path: Path) -> SurfaceTarget:
     Raises:
         InputError: it cannot be read, or is no surface.
     """
-    read = _read_mesh(path, "a surface", "VTP, STL or PLY").extract_surface().triangulate()
+    read = _read_mesh(path, "a surface", "VTP, STL or PLY").extract_surface(algorithm="dataset_surface").triangulate()
     points = np.asarray(read.points, dtype=np.float64)
     faces = np.asarray(read.faces).reshape(-1, 4)[:, 1:]
     return SurfaceTarget.from_triangles(points, faces) if len(faces) else SurfaceTarget.from_points(points)
@@ -49,7 +50,9 @@ def _read_mesh(path: Path, what: str, formats: str) -> Any:
     if not Path(path).is_file():
         raise InputError(f"{path} is not there; name {what} ({formats}).")
     try:
-        read = pyvista.read(path)
+        with warnings.catch_warnings():  # what a reader has to say of a file is in the error
+            warnings.simplefilter("ignore")
+            read = pyvista.read(path)
     except (OSError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         raise InputError(f"{path} cannot be read as {what} ({error}); give {formats}.") from error
     if not isinstance(read, pyvista.DataSet) or not read.n_points:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from registration.lumen.branch_tree import BranchTree
 from registration.lumen.map_matching import LATERAL
 from registration.pose_error import PoseError, displacement_jacobian
-from registration.rigid import Array, apply_to_points, exponential
+from registration.rigid import Array, apply_to_points, turned_about
 
 CORRELATION = 3.5
 """Path length, in radii, over which a catheter's lateral offset stays alike."""
@@ -90,7 +90,7 @@ def fit_drift(tree: BranchTree, stretch: Stretch, before: Drift, prior: Array, n
         normal += (push * firm[:, None]).T @ push
         slope += push.T @ (firm * outside)
         change = np.linalg.solve(normal, -slope - information @ _twist(pose, center))
-        pose = _about(exponential(change), center) @ pose
+        pose = turned_about(center, change[:3], change[3:]) @ pose
     return Drift(pose, PoseError(np.linalg.inv(normal), center))
 
 
@@ -101,12 +101,6 @@ def _stations(tree: BranchTree, points: Array, possible: NDArray[np.bool_]) -> N
     scaled = np.where(allowed, distance / tree.radii[near], np.inf)
     best = np.argmin(scaled, axis=1)
     return np.where(np.isinf(scaled.min(axis=1)), near[:, 0], near[np.arange(len(points)), best])
-
-
-def _about(matrix: Array, center: Array) -> Array:
-    result = matrix.copy()
-    result[:3, 3] += center - matrix[:3, :3] @ center
-    return result
 
 
 def _twist(pose: Array, center: Array) -> Array:

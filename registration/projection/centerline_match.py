@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.ndimage import distance_transform_edt, map_coordinates
-from scipy.spatial.transform import Rotation
 
 from registration.camera import PinholeCamera
 from registration.errors import InputError
 from registration.pose_error import PoseError
-from registration.rigid import Array, apply_to_points, check_points, check_rigid, exponential
+from registration.rigid import Array, apply_to_points, check_points, check_rigid, turned_about
 from registration.verdict import Verdict, worst
 
 
@@ -81,8 +80,7 @@ def register_centerline(
     thin = tree[:: max(1, len(tree) // 150)]
     ends = []
     for x in tries:
-        move = exponential(np.concatenate([x[:3] * unit[:3], np.zeros(3)]))
-        move[:3, 3] = center - move[:3, :3] @ center + x[3:] * unit[3:]
+        move = turned_about(center, x[:3] * unit[:3], x[3:] * unit[3:])
         pose, cost, _ = _line_fit(move @ base, thin, maps, cameras, (40.0, 20.0, 10.0, 6.0), 3)
         ends.append((cost, pose))
     ends.sort(key=lambda item: item[0])
@@ -157,10 +155,6 @@ def _line_fit(
         # A mild prior (0.2 rad, 40 mm per step) keeps what one view cannot see where it is.
         damped = normal + np.diag(np.repeat([25.0, 1.0 / 1600.0], 3))
         change = np.linalg.solve(damped, right)
-        move = Rotation.from_rotvec(change[:3]).as_matrix()
-        step = np.eye(4)
-        step[:3, :3] = move
-        step[:3, 3] = center - move @ center + change[3:]
-        pose = step @ pose
+        pose = turned_about(center, change[:3], change[3:]) @ pose
     gaps = _gaps(pose, tree, maps, cameras)
     return pose, float(np.mean(np.minimum(gaps, 25.0))), normal

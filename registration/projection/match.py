@@ -23,7 +23,7 @@ from registration.pose_error import PoseError
 from registration.projection.carm import Attenuation
 from registration.projection.refinement import refine
 from registration.projection.similarity import View
-from registration.rigid import Array, apply_to_points, check_rigid, exponential
+from registration.rigid import Array, apply_to_points, check_rigid, turned_about
 from registration.verdict import Limits, Verdict, judge, worst
 
 LEAST_SIMILARITY = 0.3
@@ -118,9 +118,7 @@ def register_projections(
     unit = np.concatenate([np.repeat(np.radians(reach_deg), 3), np.repeat(reach_mm, 3)])
 
     def pose_at(x: Array) -> Array:
-        move = exponential(np.concatenate([x[:3] * unit[:3], np.zeros(3)]))
-        move[:3, 3] = center - move[:3, :3] @ center + x[3:] * unit[3:]
-        return move @ base
+        return turned_about(center, x[:3] * unit[:3], x[3:] * unit[3:]) @ base
 
     def loss(x: Array, level: int) -> float:
         pose = pose_at(x)

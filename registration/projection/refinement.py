@@ -22,7 +22,7 @@ import numpy as np
 from registration.pose_error import PoseError
 from registration.projection.carm import Attenuation
 from registration.projection.similarity import View
-from registration.rigid import Array, exponential
+from registration.rigid import Array, turned_about
 
 ITERATIONS = 8
 DIFFERENCE = np.repeat([np.radians(0.15), 0.2], 3)
@@ -46,18 +46,21 @@ def refine(views: Sequence[View], volume: Attenuation, pose: Array, step_mm: flo
     def residuals(candidate: Array) -> Array:
         return np.concatenate([view.computed_gradients(volume, candidate, step_mm) for view in views]) - measured
 
+    def moved(change: Array) -> Array:
+        return turned_about(center, change[:3], change[3:]) @ pose
+
     left = residuals(pose)
     damping = 1e-3
     normal = np.eye(6)
     center = pose[:3, :3] @ volume.middle + pose[:3, 3]
     for _ in range(ITERATIONS):
         jacobian = np.column_stack(
-            [(residuals(_moved(pose, center, d * e)) - left) / d for d, e in zip(DIFFERENCE, np.eye(6), strict=True)]
+            [(residuals(moved(d * e)) - left) / d for d, e in zip(DIFFERENCE, np.eye(6), strict=True)]
         )
         normal, slope = jacobian.T @ jacobian, jacobian.T @ left
         while damping < 1e3:
             change = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), -slope)
-            candidate = _moved(pose, center, change)
+            candidate = moved(change)
             there = residuals(candidate)
             if there @ there < left @ left:
                 damping *= 0.1
@@ -72,10 +75,3 @@ def refine(views: Sequence[View], volume: Attenuation, pose: Array, step_mm: flo
     variance = float(left @ left) / len(left)
     covariance = ALIKE_PIXELS * variance * np.linalg.pinv(normal)
     return pose, 1.0 - 0.5 * float(left @ left) / (2 * len(views)), PoseError(covariance, center)
-
-
-def _moved(pose: Array, center: Array, change: Array) -> Array:
-    """A pose turned about a center and shifted by (rotation vector, shift)."""
-    move = exponential(np.concatenate([change[:3], np.zeros(3)]))
-    move[:3, 3] = center - move[:3, :3] @ center + change[3:]
-    return move @ pose

@@ -155,3 +155,5 @@ def test_a_lumen_too_small_or_too_round_is_refused(analytic):
     points = grid_points(shape)
     with pytest.raises(InputError, match="too small"):
         extract_centerline(image_of(np.linalg.norm(points - 6.0, axis=1) - 0.9, shape))
+    with pytest.raises(InputError, match="longer than wide"):
+        extract_centerline(image_of(np.linalg.norm(points - 6.0, axis=1) - 4.5, shape))

@@ -312,6 +312,13 @@ def test_what_is_no_angiogram_is_named(make, expected, tmp_path, scan):
     assert expected in refused(tmp_path, make(tmp_path, scan))
 
 
+def test_options_that_do_not_fit_the_image_are_named(tmp_path, scan):
+    sitk.WriteImage(scan, str(tmp_path / "ct.nrrd"))
+    assert "No vessel is brighter than the threshold 5000" in refused(tmp_path, "ct.nrrd", "--threshold", "5000")
+    assert "a grey value between" in refused(tmp_path, "ct.nrrd", "--threshold", "nan")
+    assert "it is an image and no label map" in refused(tmp_path, "ct.nrrd", "--labels", "ct.nrrd")
+
+
 def test_labels_on_another_grid_are_fitted_and_those_elsewhere_refused(tmp_path, scan):
     sitk.WriteImage(scan, str(tmp_path / "ct.nrrd"))
     fine = a_grid((60, 70, 110), 0.5)

@@ -57,7 +57,7 @@ def test_pivot_error_holds_in_95_percent():
     rng = np.random.default_rng(0)
     tip = np.array([10.0, -20.0, 150.0])
     inside = []
-    for _ in range(300):
+    for _ in range(150):
         result = calibrate_pivot(pivoting(rng, tip, cone_deg=20.0, count=80)[0])
         inside.append(np.linalg.norm(result.tip - tip) <= result.error_95)
     assert 0.90 < np.mean(inside) <= 1.0

@@ -71,17 +71,29 @@ def sag(points):
 BASE = np.array([(x, y, 0.0) for x in np.linspace(5, 135, 6) for y in np.linspace(5, 105, 5)])
 
 
-def test_a_deformation_of_ten_millimeters_is_mostly_removed_by_fifty_points(body):
-    # The truth is a finer body of another Poisson's ratio, held at its base and driven densely from its upper face.
-    rng = np.random.default_rng(2)
-    finer = ElasticBody(*box(8.0, seed=5), poisson=0.40)
-    top = rng.uniform(0, 1, (150, 3)) * SIZE * (1, 1, 0) + (0, 0, SIZE[2])
+def top_points(rng, count):
+    """Places on the exposed upper face."""
+    return rng.uniform(0, 1, (count, 3)) * SIZE * (1, 1, 0) + (0, 0, SIZE[2])
+
+
+def sagged(rng, spacing=8.0, driven=150):
+    """Tissue that sagged, targets inside it (300, 3), and where they are then.
+
+    It is a finer body of another Poisson's ratio, held at its base elsewhere, and driven densely from its upper face.
+    """
+    finer = ElasticBody(*box(spacing, seed=5), poisson=0.40)
+    top = top_points(rng, driven)
     finer.prepare(top, support=BASE + (3.0, -2.0, 0.0))
     tissue = finer.register(sag(top), noise_mm=0.02)
-    points = rng.uniform(0, 1, (50, 3)) * SIZE * (1, 1, 0) + (0, 0, SIZE[2])  # the exposed surface
-    measured = tissue(points) - points + rng.normal(size=points.shape) * 0.3
     targets = rng.uniform(0.15, 0.85, (300, 3)) * SIZE
-    truth = tissue(targets)
+    return tissue, targets, tissue(targets)
+
+
+def test_a_deformation_of_ten_millimeters_is_mostly_removed_by_fifty_points(body):
+    rng = np.random.default_rng(2)
+    tissue, targets, truth = sagged(rng, spacing=9.0, driven=70)
+    points = top_points(rng, 50)
+    measured = tissue(points) - points + rng.normal(size=points.shape) * 0.3
     rigid = apply_to_points(fit_points(points[None], points[None] + measured)[0], targets)
     body.prepare(points, support=BASE)
     warp = body.register(measured, noise_mm=0.3)

@@ -6,6 +6,7 @@ from scipy.spatial.transform import Rotation
 from scipy.stats import chi2
 
 from registration import rigid
+from registration.absolute_orientation import fit_points
 from registration.errors import InputError
 from registration.landmarks import register_landmarks
 
@@ -25,8 +26,8 @@ def random_transform(seed):
     return matrix
 
 
-def monte_carlo(points, target_point, fle, trials, *, known, seed):
-    """Actual errors at a target over `trials` noisy registrations, with what each predicted."""
+def monte_carlo(points, target_point, fle, trials, *, seed):
+    """Actual errors at a target over `trials` noisy registrations, with what each predicted from its residuals."""
     rng = np.random.default_rng(seed)
     truth = random_transform(seed + 1)
     target = rigid.apply_to_points(truth, points)
@@ -34,7 +35,7 @@ def monte_carlo(points, target_point, fle, trials, *, known, seed):
     errors, predicted, distances = [], [], []
     for _ in range(trials):
         noisy = points + rng.normal(scale=fle / np.sqrt(3), size=points.shape)
-        result = register_landmarks(noisy, target, fle=fle if known else None)
+        result = register_landmarks(noisy, target)
         error = rigid.apply_to_points(result.target_from_source, target_point) - goal
         errors.append(error)
         predicted.append(result.tre(goal))
@@ -49,24 +50,24 @@ def monte_carlo(points, target_point, fle, trials, *, known, seed):
 )
 @pytest.mark.parametrize("rotation_seed", [3, 4])
 def test_predicted_tre_is_what_happens_for_rotated_fiducials(points, point, rotation_seed):
-    turned = random_transform(rotation_seed)
-    errors, predicted, distances = monte_carlo(
-        rigid.apply_to_points(turned, points),
-        rigid.apply_to_points(turned, np.array(point)),
-        0.6,
-        1500,
-        known=True,
-        seed=rotation_seed,
-    )
-    actual = np.sqrt(np.mean(np.sum(errors**2, axis=1)))
-    assert np.sqrt(np.mean(predicted**2)) == pytest.approx(actual, rel=0.05)
-    inside = np.mean(distances < chi2.ppf(0.95, 3))
-    assert 0.93 < inside < 0.97
+    # With the FLE known the prediction is the same for every draw: the draws can be fitted all at once.
+    rng, turned, truth = np.random.default_rng(rotation_seed), random_transform(rotation_seed), random_transform(5)
+    source, place = rigid.apply_to_points(turned, points), rigid.apply_to_points(turned, np.array(point))
+    target, goal = rigid.apply_to_points(truth, source), rigid.apply_to_points(truth, place)
+    noisy = source + rng.normal(scale=0.6 / np.sqrt(3), size=(20_000, *source.shape))
+    fits = fit_points(noisy, np.broadcast_to(target, noisy.shape))
+    errors = fits[:, :3, :3] @ place + fits[:, :3, 3] - goal
+    result = register_landmarks(source, target, fle=0.6)
+    one = register_landmarks(noisy[0], target, fle=0.6)
+    np.testing.assert_allclose(one.target_from_source, fits[0], atol=1e-9)
+    assert result.tre(goal) == pytest.approx(np.sqrt(np.mean(np.sum(errors**2, axis=1))), rel=0.02)
+    distances = np.einsum("ni,ij,nj->n", errors, np.linalg.inv(result.point_covariance(goal)), errors)
+    assert 0.94 < np.mean(distances < chi2.ppf(0.95, 3)) < 0.96
 
 
 @pytest.mark.parametrize("points", [SPATIAL, PLANAR, TRIANGLE], ids=["spatial", "planar", "three"])
 def test_ellipsoids_stay_honest_when_fle_is_estimated(points):
-    errors, predicted, distances = monte_carlo(points, np.array([40.0, 120.0, -60.0]), 0.6, 1500, known=False, seed=11)
+    errors, predicted, distances = monte_carlo(points, np.array([40.0, 120.0, -60.0]), 0.6, 1200, seed=11)
     inside = np.mean(distances < chi2.ppf(0.95, 3))
     assert 0.93 < inside < 0.97
     actual = np.sqrt(np.mean(np.sum(errors**2, axis=1)))

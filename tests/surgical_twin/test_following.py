@@ -37,7 +37,10 @@ RADII = [np.full(60, 4.0), np.linspace(3.2, 2.4, 60), np.linspace(3.2, 2.4, 60)]
 def model(*, correct):
     tree = BranchTree.from_branches([PARENT, LEFT, RIGHT], RADII, names=["0", "1", "2"])
     return SimpleNamespace(
-        fiducials=FIDUCIALS, lumen=LumenTracker(tree), settings=SessionSettings(follow_lumen=correct)
+        fiducials=FIDUCIALS,
+        lumen=LumenTracker(tree),
+        settings=SessionSettings(follow_lumen=correct),
+        reduced=SimpleNamespace(estimated=False),
     )
 
 

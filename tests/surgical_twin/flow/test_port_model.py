@@ -487,3 +487,22 @@ def test_fit_refuses_runs_that_do_not_fit_together():
     run.port_flow[:, 0] *= 1.1
     with pytest.raises(InputError, match="loses"):
         fit_port_model([run])
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_many_steps_at_once_are_the_steps_one_by_one_to_the_bit(n):
+    model, p = a_model(n, seed=n), some_parameters(n, members=4)
+    scale = np.linspace(0.7, 1.3, 4)
+    stepper = model.stepper(p, 4e-3)
+    times = np.arange(1, 120) * 4e-3
+    value, rate = inflow(times)
+    first = model.steady_state(p, scale * inflow(0.0)[0])
+    one = first
+    for v, r in zip(value, rate, strict=True):
+        one = stepper.step(one, scale * v, scale * r)
+    together = stepper.advance(first, np.outer(value, scale), np.outer(rate, scale))
+    every = stepper.states(first, np.outer(value, scale), np.outer(rate, scale))
+    assert len(every) == len(times)
+    for name in ("flow", "capacitor_pressure", "lagged_flow", "flow_derivative", "inlet_pressure", "outlet_pressure"):
+        assert np.array_equal(getattr(one, name), getattr(together, name)), name
+        assert np.array_equal(getattr(one, name), getattr(every[-1], name)), name
