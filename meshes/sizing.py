@@ -113,8 +113,11 @@ class Sizes:
             low, high = (middle, high) if self.expected(points, tetrahedra, middle) > count else (low, middle)
         return high
 
-    def notes(self, count: int, most: int, coarser: float) -> tuple[str, ...]:
-        """What a user has to know of a mesh of ``count`` tetrahedra where ``most`` were allowed, in sentences."""
+    def notes(self, count: int, most: int, coarser: float, wanted: float) -> tuple[str, ...]:
+        """What a user has to know of a mesh of ``count`` tetrahedra where ``most`` were allowed, in sentences.
+
+        ``wanted`` is how many edges as long as asked for would take.
+        """
         if count > most:
             return (
                 f"The mesh has {count} tetrahedra where mesh.max_tetrahedra allows {most}: with fewer than "
@@ -124,10 +127,10 @@ class Sizes:
         if coarser < 1.05 or self.edge_length is not None:
             return ()
         across = max(self.edges_across / coarser, FEWEST_ACROSS)
-        needed = _rounded_up(count * min(coarser, COARSEST) ** 3)
         return (
             f"Within mesh.max_tetrahedra = {most} vessels have some {across:.1f} edges across where "
-            f"mesh.edges_across = {self.edges_across:g} is asked for; that would take about {needed} tetrahedra.",
+            f"mesh.edges_across = {self.edges_across:g} is asked for; that would take about {_rounded_up(wanted)} "
+            "tetrahedra.",
         )
 
 

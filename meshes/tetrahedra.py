@@ -193,7 +193,8 @@ def _mesh_between(
         points, tetrahedra, made_of_expected = mesh.points, mesh.tetrahedra, count / expected
         if count > most and coarser < COARSEST and number < _PASSES - 1:
             continue
-        mesh = replace(_mended(mesh), notes=sizes.notes(count, most, coarser))
+        wanted = made_of_expected * sizes.expected(points, tetrahedra, 1.0)
+        mesh = replace(_mended(mesh), notes=sizes.notes(count, most, coarser, wanted))
         qualities = scaled_jacobians(mesh.points, mesh.tetrahedra)
         poorest = int(np.argmin(qualities))
         if best is None or qualities[poorest] > worst.quality:

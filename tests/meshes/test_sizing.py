@@ -1,5 +1,7 @@
 """Edge lengths follow the vessel's true radius, and the number of tetrahedra that is allowed."""
 
+import re
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -55,6 +57,9 @@ def test_no_more_tetrahedra_are_made_than_allowed_and_it_is_told_what_that_took(
     (told,) = mesh.notes
     assert "max_tetrahedra = 12000" in told
     assert "edges_across = 9" in told
+    (needed,) = re.findall(r"about (\d+) tetrahedra", told)
+    free = mesh_lumen(*tree, edges_across=9.0, max_tetrahedra=10 * int(needed))
+    assert len(free.tetrahedra) == pytest.approx(int(needed), rel=0.35)
     assert len(mesh.ports) == 3
     assert scaled_jacobians(mesh.points, mesh.tetrahedra).min() > 0.1
 
