@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from viewer import colors
 
 if TYPE_CHECKING:
-    from streams.messages import Estimate, TwinState
+    from streams.messages import Estimate, TwinState, VesselPlace
 
 Pixels = NDArray[np.uint8]
 
@@ -75,6 +75,13 @@ CHI2_3_95 = 7.814727903251179
 def reasons(state: TwinState) -> tuple[str, ...]:
     """Why a state is not to be trusted, in words; empty if it is."""
     return tuple(flag.replace("_", " ") for flag in state.flags)
+
+
+def vessel_place_words(place: VesselPlace) -> tuple[str, str]:
+    """The branch a tip is in, and how sure that is and how far along it, or how far outside the lumen."""
+    if place.outside_mm > 0.0:
+        return place.branch, f"{place.outside_mm:.1f} mm outside the lumen"
+    return place.branch, f"{100.0 * place.probability:.0f} %, {place.along_mm.value:.0f} mm along"
 
 
 class _Column:
@@ -225,6 +232,8 @@ def _registration(column: _Column, state: TwinState | None, color: str) -> None:
     column.row("FRE", fre, "RMS at fiducials", color=color)
     column.row("TRE", tre, "RMS, at the tip", color=color)
     column.row("Tip", _NOTHING if half is None else f"± {half:.1f}", "95 % ellipsoid", color=color)
+    if state.vessel_place is not None:
+        column.row("Branch", *vessel_place_words(state.vessel_place), color=color)
     column.skip(-14)
 
 

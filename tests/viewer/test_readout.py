@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from streams.messages import Estimate, VesselPlace
 from viewer import colors
 from viewer.errors import InputError
 from viewer.readout import (
@@ -11,6 +12,7 @@ from viewer.readout import (
     format_age,
     format_estimate,
     tip_halfwidth,
+    vessel_place_words,
     wrap,
 )
 
@@ -136,3 +138,14 @@ def test_every_reason_is_in_the_banner():
     lines = wrap(words, face, 300, draw)
     assert "".join(lines).replace(" ", "") == words.replace(" ", "")
     assert all(draw.textlength(line, font=face) <= 300 for line in lines)
+
+
+def test_the_panel_says_in_which_branch_the_tip_is_or_how_far_outside(state):
+    inside = VesselPlace("2", 0.97, Estimate(34.2, 33.0, 35.4), 0.0, 0.4, 0.6)
+    outside = VesselPlace("2", 0.97, Estimate(34.2, 33.0, 35.4), 2.31, 0.4, 0.6)
+    assert vessel_place_words(inside) == ("2", "97 %, 34 mm along")
+    assert vessel_place_words(outside) == ("2", "2.3 mm outside the lumen")
+    size, limits = (384, 720), (60.0, 140.0)
+    panels = [draw_panel(state(vessel_place=one), size, limits) for one in (None, inside, outside)]
+    assert not np.array_equal(panels[0], panels[1])
+    assert not np.array_equal(panels[1], panels[2])
