@@ -1,7 +1,6 @@
 """The commands, as a user types them: what they make, and what they say to bad input."""
 
 import csv
-import dataclasses
 import json
 import re
 import shutil
@@ -289,9 +288,8 @@ def test_a_tampered_event_changes_the_states_and_replay_says_which(played):
     pressures = [i for i, event in enumerate(recording.events) if b"values_mmhg" in event.frame]
     victim = pressures[len(pressures) // 2]
     event = recording.events[victim]
-    recording.events[victim] = dataclasses.replace(
-        event, message=msgspec.structs.replace(event.message, values_mmhg=(55.0,))
-    )
+    changed = msgspec.structs.replace(event.message, values_mmhg=(55.0,))
+    recording.events[victim] = msgspec.structs.replace(event, message=changed)
     report = replay(recording, model)
     assert not report.identical
     assert report.first_difference > 0
