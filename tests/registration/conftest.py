@@ -5,6 +5,8 @@ import sys
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+from scipy.ndimage import gaussian_filter
 
 from surgical_twin import cli
 from surgical_twin.case import Case
@@ -69,3 +71,24 @@ def table(tmp_path):
         return path
 
     return write
+
+
+def head(size=40, spacing=4.0):
+    """A CT of a skull-like shell with bony lumps, in Hounsfield units, its middle at the origin."""
+    rng = np.random.default_rng(0)
+    z, y, x = (np.indices((size, size, size)) - (size - 1) / 2) * spacing
+    r = np.sqrt((x / 60) ** 2 + (y / 70) ** 2 + (z / 65) ** 2)
+    hu = np.where(r < 1, 40.0, -1000.0)
+    hu[(r < 1) & (r > 0.88)] = 1000.0
+    for _ in range(10):
+        c, s = rng.uniform(-40, 40, 3), rng.uniform(5, 14)
+        hu[(x - c[0]) ** 2 + (y - c[1]) ** 2 + (z - c[2]) ** 2 < s**2] = rng.uniform(500, 1500)
+    image = sitk.GetImageFromArray(gaussian_filter(hu, 0.6).astype(np.float32))
+    image.SetSpacing([spacing] * 3)
+    image.SetOrigin([-0.5 * (size - 1) * spacing] * 3)
+    return image
+
+
+@pytest.fixture(scope="session")
+def head_ct():
+    return head

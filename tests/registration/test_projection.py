@@ -26,22 +26,6 @@ def view(primary, secondary=0.0, width=120, pixel=2.4, isocenter=(0.0, 0.0, 0.0)
     )
 
 
-def head(size=40, spacing=4.0):
-    """A CT of a skull-like shell with bony lumps, in Hounsfield units, its middle at the origin."""
-    rng = np.random.default_rng(0)
-    z, y, x = (np.indices((size, size, size)) - (size - 1) / 2) * spacing
-    r = np.sqrt((x / 60) ** 2 + (y / 70) ** 2 + (z / 65) ** 2)
-    hu = np.where(r < 1, 40.0, -1000.0)
-    hu[(r < 1) & (r > 0.88)] = 1000.0
-    for _ in range(10):
-        c, s = rng.uniform(-40, 40, 3), rng.uniform(5, 14)
-        hu[(x - c[0]) ** 2 + (y - c[1]) ** 2 + (z - c[2]) ** 2 < s**2] = rng.uniform(500, 1500)
-    image = sitk.GetImageFromArray(gaussian_filter(hu, 0.6).astype(np.float32))
-    image.SetSpacing([spacing] * 3)
-    image.SetOrigin([-0.5 * (size - 1) * spacing] * 3)
-    return image
-
-
 def pose(rng, degrees, shift):
     matrix = np.eye(4)
     axis = rng.normal(size=3)
@@ -116,8 +100,8 @@ def test_a_radiograph_of_a_ball_is_its_chord_length():
 
 
 @pytest.fixture(scope="module")
-def volume():
-    return Attenuation.from_ct(head())
+def volume(head_ct):
+    return Attenuation.from_ct(head_ct())
 
 
 def test_two_views_find_a_volume_from_a_far_start(volume):

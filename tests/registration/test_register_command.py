@@ -406,21 +406,6 @@ def test_elastic_refuses_what_cannot_be_used(terminal, tmp_path, table):
 # Projection
 
 
-def skull(size=40, spacing=4.0):
-    rng = np.random.default_rng(0)
-    z, y, x = (np.indices((size, size, size)) - (size - 1) / 2) * spacing
-    r = np.sqrt((x / 60) ** 2 + (y / 70) ** 2 + (z / 65) ** 2)
-    hu = np.where(r < 1, 40.0, -1000.0)
-    hu[(r < 1) & (r > 0.88)] = 1000.0
-    for _ in range(10):
-        c, s = rng.uniform(-40, 40, 3), rng.uniform(5, 14)
-        hu[(x - c[0]) ** 2 + (y - c[1]) ** 2 + (z - c[2]) ** 2 < s**2] = rng.uniform(500, 1500)
-    image = sitk.GetImageFromArray(gaussian_filter(hu, 0.6).astype(np.int16))
-    image.SetSpacing([spacing] * 3)
-    image.SetOrigin([-0.5 * (size - 1) * spacing] * 3)
-    return image
-
-
 def write_radiograph(path, integrals, primary):
     """A DICOM X-ray angiography image: intensity behind the patient, bones dark."""
     pixels = np.clip(3000.0 * np.exp(-integrals), 0, 4095).astype(np.uint16)
@@ -441,8 +426,8 @@ def write_radiograph(path, integrals, primary):
     return path
 
 
-def test_projection_from_two_dicom_views(terminal, tmp_path):
-    ct = skull()
+def test_projection_from_two_dicom_views(terminal, tmp_path, head_ct):
+    ct = head_ct()
     sitk.WriteImage(ct, str(terminal.case / "image.nrrd"))
     volume = Attenuation.from_ct(ct, spacing=2.0)
     true = np.eye(4)
@@ -470,8 +455,8 @@ def test_projection_from_two_dicom_views(terminal, tmp_path):
     assert np.degrees(rotation_angle(found @ np.linalg.inv(true))) < 1.0
 
 
-def test_projection_refuses_pictures_without_geometry(terminal, tmp_path):
-    sitk.WriteImage(skull(16, 10.0), str(terminal.case / "image.nrrd"))
+def test_projection_refuses_pictures_without_geometry(terminal, tmp_path, head_ct):
+    sitk.WriteImage(head_ct(16, 10.0), str(terminal.case / "image.nrrd"))
     plain = tmp_path / "plain.png"
     sitk.WriteImage(sitk.Image([32, 32], sitk.sitkUInt8), str(plain))
     said = terminal.refused("register", "projection", plain)
