@@ -275,6 +275,7 @@ class Recorder:
         self.failure: str | None = None
         self.left_out = 0
         self._writer = writer
+        self._finish = True
         self._waiting: deque[_Item] = deque()
         self._ended = threading.Event()
         self._put_bytes = self._written_bytes = 0
@@ -309,8 +310,13 @@ class Recorder:
         """Keep a state of the twin, as the frame that was published."""
         self._put((frame, time_ns), len(frame))
 
-    def close(self) -> None:
-        """Write what is left and finish the file."""
+    def close(self, *, finish: bool = True) -> None:
+        """Write what is left, and finish the file.
+
+        Args:
+            finish: false where another process will go on with it.
+        """
+        self._finish = finish
         self._ended.set()
         self._thread.join()
 
@@ -331,7 +337,10 @@ class Recorder:
             while not ended:
                 ended = self._ended.wait(FLUSH_S)
                 self._write_waiting()
-            self._writer.close(left_out=self.left_out)
+            if self._finish:
+                self._writer.close(left_out=self.left_out)
+            else:
+                self._writer.abandon()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else None
             self.failure = f"writing failed ({reason or error})"

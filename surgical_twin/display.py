@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyvista as pv
 
-from streams.roles import WATCH
-from streams.security import ClientSecurity, ServerSecurity
+from streams.security import ClientSecurity
 from surgical_twin.assimilation.beat import Beat
 from surgical_twin.case import ANATOMY, SURFACE, Case
 from surgical_twin.session_model import SessionModel
@@ -80,11 +79,11 @@ def export_png(case: Case, path: Path) -> None:
 
 
 def start_display(
-    case: Path, states: str, *, window: bool, web: bool, security: ServerSecurity | None = None
+    case: Path, states: str, *, window: bool, web: bool, key: ClientSecurity | None = None
 ) -> subprocess.Popen[bytes] | None:
     """Start the display in a process of its own, so that drawing never delays the session.
 
-    With keys it gets one of its own that may only watch and ends with this process. The key goes through the
+    With keys it gets one of its own, which the twin has to let in and which may only watch. The key goes through the
     environment, which only this user may read, and never through the command line, which everyone may.
     """
     if not (window or web):
@@ -93,8 +92,8 @@ def start_display(
     near = re.sub(r"^tcp://(\*|0\.0\.0\.0):", "tcp://127.0.0.1:", states)
     command = [sys.executable, "-m", "surgical_twin", "view", str(case), "--states", near]
     environment = dict(os.environ)
-    if security is not None:
-        environment[DISPLAY_KEY] = security.admit("display", (WATCH,)).as_text()
+    if key is not None:
+        environment[DISPLAY_KEY] = key.as_text()
     return subprocess.Popen([*command, "--web"] if web else command, env=environment)
 
 

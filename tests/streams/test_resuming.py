@@ -73,7 +73,8 @@ def test_goes_on_wherever_it_broke_off(cut_off, tmp_path_factory, share):
         reader = make_reader(stream, validate_crcs=True)
         summary = reader.get_summary()
         found = sum(1 for _ in reader.iter_messages())
-    assert summary is not None and summary.statistics is not None
+    assert summary is not None
+    assert summary.statistics is not None
     assert summary.statistics.message_count == found
     assert sorted(index.name for index in summary.metadata_indexes) == ["end", "session"]
 
