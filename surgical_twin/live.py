@@ -35,7 +35,18 @@ from streams.events import Event, event_from_frame
 from streams.inbox import Inbox
 from streams.intake import Intake
 from streams.latency import LatencyHistogram
-from streams.messages import Message, Note, ProcedureEnd, SessionStart, Tick, TwinState, decode
+from streams.messages import (
+    FlowSample,
+    Message,
+    Note,
+    PressureSamples,
+    ProcedureEnd,
+    SessionStart,
+    Tick,
+    ToolPose,
+    TwinState,
+    decode,
+)
 from streams.recorder import Recorder
 from streams.roles import STATES
 from streams.security import Refusal, ServerSecurity
@@ -64,7 +75,10 @@ from surgical_twin.session_state import SessionState
 log = logging.getLogger(__name__)
 
 TICK_NS = 10_000_000
-"""Period of the published states: 100 Hz."""
+"""Longest time between two published states: at least 100 Hz."""
+
+SHORTEST_TICK_NS = 5_000_000
+"""A new pose is published at once, unless a state was published so short a time ago."""
 
 AUDIT_LOG = "audit.jsonl"
 """In the case's folder."""
@@ -104,8 +118,14 @@ class LiveReport:
     counters: dict[str, int] = field(default_factory=dict)
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
     """Per device message: from its arrival at the socket to the first published state that had taken it."""
+    pose: LatencyHistogram = field(default_factory=LatencyHistogram)
+    """Of these, poses."""
+    observation: LatencyHistogram = field(default_factory=LatencyHistogram)
+    """Per pressure and flow message: from its arrival at the socket until the session has taken it."""
     step: LatencyHistogram = field(default_factory=LatencyHistogram)
     """Per event: time in the session."""
+    publish: LatencyHistogram = field(default_factory=LatencyHistogram)
+    """Per state: time to pack and send it."""
     recording_failure: str | None = None
     recording_head: str | None = None
     """the last head of the recording's chain of hashes"""
@@ -119,8 +139,13 @@ class LiveReport:
             "latency_median_ms": self.latency.percentile_ms(50),
             "latency_p99_ms": self.latency.percentile_ms(99),
             "latency_max_ms": self.latency.percentile_ms(100),
+            "pose_latency_median_ms": self.pose.percentile_ms(50),
+            "pose_latency_p99_ms": self.pose.percentile_ms(99),
+            "observation_latency_median_ms": self.observation.percentile_ms(50),
+            "observation_latency_p99_ms": self.observation.percentile_ms(99),
             "session_step_median_ms": self.step.percentile_ms(50),
             "session_step_p99_ms": self.step.percentile_ms(99),
+            "publish_p99_ms": self.publish.percentile_ms(99),
             "counters": self.counters,
             "refused_clients": self.refused_clients,
             "recording_head": self.recording_head,
@@ -170,6 +195,7 @@ class LiveLoop:
         self._intake = Intake(
             allowed=None if security is None else security.gatekeeper.allowed,
             standing_flags=("insecure_plain_text",) if plain else (),
+            at_once=(ToolPose,),
         )
         self._inbox = Inbox()
         opened: list[Any] = []
@@ -216,9 +242,16 @@ class LiveLoop:
         self._begun_before = begun is not None
         self._state = SessionState() if begun is None else begun.state
         self._index, self._tick, self._said = (0, 0, 0) if begun is None else (begun.index, begun.tick, begun.said)
+        self._urgent: deque[Event] = deque()
+        """Poses, and what is no message: they go before all others."""
         self._ready: deque[Event] = deque()
         """Events whose turn has come and that the session has not taken yet."""
-        self._waiting: list[int] = []
+        self._moved = False
+        """Whether a pose has come since the last published state."""
+        self._earliest = 0
+        """When the next state may be published, by the monotonic clock."""
+        self._waiting: list[tuple[int, bool]] = []
+        """Of each device message since the last state: when it arrived, and whether it is a pose."""
         self._remembered: deque[tuple[int, bytes]] = deque(
             () if resumed is None else resumed.states, maxlen=STATES_REMEMBERED
         )
@@ -265,8 +298,9 @@ class LiveLoop:
             self._receiver.stop()
             if in_order:
                 self._receive(0.0)
-                for event in (*self._ready, *self._intake.flush()):
+                for event in (*self._urgent, *self._ready, *self._intake.flush()):
                     self._take_device(event)
+                self._urgent.clear()
                 self._ready.clear()
             self._close(in_order=in_order)
             gc.unfreeze()
@@ -295,28 +329,35 @@ class LiveLoop:
         self._said += 1
 
     def _loop(self, watch: Callable[[TwinState], None] | None, alive: Callable[[], None] | None) -> None:
-        next_tick = time.monotonic_ns()
+        next_tick = self._earliest = time.monotonic_ns()
         ended_ns: int | None = None
         while not self._stopped:
+            if self._moved:
+                next_tick = min(next_tick, max(self._earliest, time.monotonic_ns()))
             wait_ns = next_tick - time.monotonic_ns()
             if wait_ns > 0:
                 due = self._intake.orderer.due_ns()
                 if due is not None:
                     wait_ns = min(wait_ns, max(due - now_ns(), 0))
-                self._receive(0.0 if self._ready else wait_ns / 1e9)
+                self._receive(0.0 if self._ready or self._urgent else wait_ns / 1e9)
                 self._release(now_ns())
                 self._take_ready(next_tick)
                 continue
             # All that has arrived goes before the tick, so that a state is never older than it must be. Yet a tick
-            # waits for a period at most: a session that cannot keep up says so instead of falling silent.
+            # waits for a period at most: a session that cannot keep up says so instead of falling silent. One that is
+            # due to a pose waits for nothing but other poses.
             self._receive(0.0)
             self._release(now_ns())
-            self._take_ready(time.monotonic_ns() + TICK_NS)
+            if self._moved:
+                self._take_urgent()
+            else:
+                self._take_ready(time.monotonic_ns() + TICK_NS)
             now = now_ns()
             self._report(now)
             if self._commands is not None:
                 self._commands.serve(self._answer)
             lag = max(0, now - self._ready[0].receive_time_ns) if self._ready else 0
+            self._moved = False
             states = self._take_own(
                 Tick(stream=CLOCK_STREAM, sequence=self._tick, source_time_ns=now, lag_ns=lag), receive_time_ns=now
             )
@@ -330,6 +371,7 @@ class LiveLoop:
             if now >= self._checkpoint_due_ns:
                 self._keep_checkpoint(now)
             # After a stall the clock goes on from now: ticks are not made up for.
+            self._earliest = time.monotonic_ns() + SHORTEST_TICK_NS
             next_tick = max(next_tick + TICK_NS, time.monotonic_ns() - TICK_NS)
             if self._state.ended:
                 ended_ns = ended_ns or now
@@ -354,17 +396,32 @@ class LiveLoop:
 
     def _receive(self, wait_s: float) -> None:
         """Take what waits in the inbox, waiting for the first at most this long."""
-        self._ready.extend(self._intake.take_all(self._inbox.take(wait_s)))
+        self._urgent.extend(self._intake.take_all(self._inbox.take(wait_s)))
 
     def _release(self, now_ns: int) -> None:
         self._ready.extend(self._intake.release(now_ns))
 
     def _take_ready(self, until_ns: int) -> None:
-        """Fold the events whose turn has come, one at least, until there are none or a time of the monotonic clock."""
+        """Fold the events whose turn has come, one at least, until there are none or a time of the monotonic clock.
+
+        Poses that come meanwhile go first, and are published before the rest is folded: they never wait for the filter,
+        but for the one observation that it has in hand.
+        """
+        self._take_urgent()
         while self._ready:
+            if self._moved and time.monotonic_ns() >= self._earliest:
+                return
             self._take_device(self._ready.popleft())
             if time.monotonic_ns() >= until_ns:
                 return
+            self._receive(0.0)
+            self._take_urgent()
+
+    def _take_urgent(self) -> None:
+        while self._urgent:
+            event = self._urgent.popleft()
+            self._moved = self._moved or type(event.message) is ToolPose
+            self._take_device(event)
 
     def _report(self, now_ns: int) -> None:
         """Tell the session what the intake has noticed."""
@@ -389,7 +446,10 @@ class LiveLoop:
 
     def _take_device(self, event: Event) -> None:
         self._take(event.numbered(self._index))
-        self._waiting.append(event.receive_time_ns)
+        kind = type(event.message)
+        self._waiting.append((event.receive_time_ns, kind is ToolPose))
+        if kind is PressureSamples or kind is FlowSample:
+            self.report.observation.add(now_ns() - event.receive_time_ns)
 
     def _take_own(self, message: Message, receive_time_ns: int | None = None) -> tuple[TwinState, ...]:
         received = message.source_time_ns if receive_time_ns is None else receive_time_ns
@@ -405,10 +465,14 @@ class LiveLoop:
         self._state, states = self.session.step(self._state, event)
         self.report.step.add(time.perf_counter_ns() - begin)
         for state in states:
+            sending = now_ns()
             frame = self._publisher.send(state)
             published = now_ns()
-            for received in self._waiting:
+            self.report.publish.add(published - sending)
+            for received, moves in self._waiting:
                 self.report.latency.add(published - received)
+                if moves:
+                    self.report.pose.add(published - received)
             self._waiting.clear()
             self.report.states += 1
             self._remembered.append((state.source_time_ns, frame))
