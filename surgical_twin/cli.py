@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ from surgical_twin.commands import (
     calibration,
     display,
     flow,
+    latency,
     planning,
     prediction,
     procedure,
@@ -38,7 +40,7 @@ app = typer.Typer(
 )
 
 # In the order in which a person meets them, under the heads that the help shows.
-COMMANDS = {
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Plan": (
         planning.series,
         planning.segment,
@@ -53,6 +55,7 @@ COMMANDS = {
         procedure.simulate,
         display.view,
         procedure.replay,
+        latency.latency,
         scoring.score,
         procedure.demo,
     ),

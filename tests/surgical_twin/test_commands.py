@@ -351,6 +351,26 @@ def test_simulate_without_a_twin_gives_up_and_says_what_to_start(played):
     says(done, "surgical-twin live")
 
 
+def test_latency_says_what_the_session_bears(played):
+    done = played.run("latency", "case", "--seconds", "4", "--json", "latency.json")
+    assert done.returncode == 0, done.stderr
+    budget = json.loads((played.folder / "latency.json").read_text())
+    counts = {stage["name"]: stage["count"] for stage in budget["stages"]}
+    assert counts["step: ToolPose"] == 4 * 120
+    assert counts["step: PressureSamples"] == 4 * 50
+    assert counts["step: Tick"] >= 4 * 100
+    assert [point["factor"] for point in budget["load"]] == [1.0, 2.0, 4.0, 8.0]
+    loads = [point["utilization"] for point in budget["load"]]
+    assert loads == pytest.approx([loads[0] * factor for factor in (1, 2, 4, 8)])
+    ages = [point["observation_taken_p99_ms"] for point in budget["load"]]
+    assert ages == sorted(ages)
+    done = played.run("latency", "case", "--recording", "procedure.mcap")
+    assert done.returncode == 0, done.stderr
+    assert "times as fast" in done.stdout
+    says(played.run("latency", "case", "--seconds", "0"), "--seconds")
+    says(played.run("latency", "case", "--oldest", "nan"), "--oldest")
+
+
 def test_a_recording_is_never_written_over(played):
     before = (played.folder / "procedure.mcap").read_bytes()
     says(played.run("live", "case", "--record", "procedure.mcap"), "exists")
