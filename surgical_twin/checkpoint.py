@@ -174,14 +174,16 @@ class CheckpointKeeper:
                 checkpoint, self._newest = self._newest, None
                 if self._ended or checkpoint is None:
                     return
-            try:
-                part = self.path.with_name(f".{self.path.name}.part")
-                part.write_bytes(encode_value(checkpoint))
-                part.replace(self.path)
-                self._failed = False
-            except (OSError, TypeError) as error:
-                if not self._failed:
-                    log.warning(
-                        "%s cannot be written (%s): a restart would have nothing to go on with", self.path, error
-                    )
-                self._failed = True
+            self.write(checkpoint)
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint now; where that fails, it is logged."""
+        try:
+            part = self.path.with_name(f".{self.path.name}.part")
+            part.write_bytes(encode_value(checkpoint))
+            part.replace(self.path)
+            self._failed = False
+        except (OSError, TypeError) as error:
+            if not self._failed:
+                log.warning("%s cannot be written (%s): a restart would have nothing to go on with", self.path, error)
+            self._failed = True

@@ -319,6 +319,8 @@ class LiveLoop:
                 settings={},
             )
             self._take_own(start)
+            # From here on there is something to go on with.
+            self._checkpoints.write(self._checkpoint(now))
             return
         self._restarted_ns = now
         text = f"the session goes on in a new process, {self._silent_ns / 1e9:.2f} s after its last event"
@@ -369,7 +371,7 @@ class LiveLoop:
             if alive is not None:
                 alive()
             if now >= self._checkpoint_due_ns:
-                self._keep_checkpoint(now)
+                self._checkpoints.keep(self._checkpoint(now))
             # After a stall the clock goes on from now: ticks are not made up for.
             self._earliest = time.monotonic_ns() + SHORTEST_TICK_NS
             next_tick = max(next_tick + TICK_NS, time.monotonic_ns() - TICK_NS)
@@ -378,20 +380,17 @@ class LiveLoop:
                 if now - ended_ns > AFTER_END_NS:
                     return
 
-    def _keep_checkpoint(self, now_ns: int) -> None:
+    def _checkpoint(self, now_ns: int) -> Checkpoint:
         self._checkpoint_due_ns = now_ns + CHECKPOINT_NS
-        mark = None if self._recorder is None else self._recorder.mark
-        self._checkpoints.keep(
-            Checkpoint(
-                __version__,
-                self.session.model.case_hash,
-                self._state,
-                self._index,
-                self._tick,
-                self._said,
-                now_ns,
-                mark,
-            )
+        return Checkpoint(
+            __version__,
+            self.session.model.case_hash,
+            self._state,
+            self._index,
+            self._tick,
+            self._said,
+            now_ns,
+            mark=None if self._recorder is None else self._recorder.mark,
         )
 
     def _receive(self, wait_s: float) -> None:
