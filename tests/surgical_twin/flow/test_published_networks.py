@@ -1,8 +1,9 @@
 """The lumped model against networks that svZeroDSolver publishes with its results.
 
 Of its 38 networks the port model has the elements of 19: one inlet with a given flow, a tree of vessels with friction,
-inertance and stenosis loss, and at each outlet a Windkessel, a resistance or a pressure. The others need what it does not
-have, and `LACKING` says what. A vessel's compliance is not there either: where the flow is steady it does not matter.
+inertance and stenosis loss, and at each outlet a Windkessel, a resistance or a pressure. The others need what it does
+not have, and `LACKING` says what. A vessel's compliance is not there either: where the flow is steady it does not
+matter.
 """
 
 import json
@@ -128,7 +129,7 @@ def answered(name):
     )  # fmt: skip
     kept = slice(None, None, fine)
     ours = np.column_stack([run.inlet_pressure[kept, 0], run.outlet_pressure[kept, 0]]), run.flow[kept, 0]
-    return ours, result, which, case, outlets, per_beat
+    return ours, result, which, case, outlets
 
 
 def theirs(result, which, case, outlets):
@@ -142,7 +143,7 @@ def theirs(result, which, case, outlets):
 def test_published_network(name):
     if name == "none":
         pytest.skip(f"svZeroDSolver's networks are not at {CASES}")
-    (pressure, flow), result, which, case, outlets, per_beat = answered(name)
+    (pressure, flow), result, which, case, outlets = answered(name)
     if "pressure_in" not in result:  # one row per variable and time: "flow:INFLOW:branch0_seg0"
         keys, values = np.array(list(result["name"].values())), result["y"]
         first = case["vessels"][0]["vessel_name"]
