@@ -87,6 +87,8 @@ class Comparison:
     after: Outcome
     notes: tuple[str, ...]
     """what forbids trusting it as it stands"""
+    situation: Situation
+    """after it"""
 
     def as_plain(self) -> dict[str, object]:
         """The comparison in plain maps and lists, each estimate as value, lower and upper."""
@@ -234,6 +236,7 @@ class Predictor:
             before=first,
             after=second,
             notes=tuple(notes),
+            situation=after,
         )
 
     def _quantities(self, after: Situation, first: Outcome, second: Outcome) -> dict[str, Change]:
