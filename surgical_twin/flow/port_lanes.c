@@ -21,7 +21,9 @@ typedef long long mask __attribute__((vector_size(LANES * 8)));
 
 #define FIRST_NODE (1.0 / 3.0)
 #define NEWTON_LIMIT 60
-#define NEWTON_TOLERANCE 1e-7
+#define NEWTON_TOLERANCE 1e-7 /* Newton's method squares it */
+#define CHORD_TOLERANCE 1e-9  /* what an old matrix leaves is a small share of its last change */
+#define CHORDS 5              /* iterations with the first matrix */
 #define LARGEST_LEAD 0.2
 
 static inline lane chosen(mask where, lane yes, lane no) { return (lane)(((mask)yes & where) | ((mask)no & ~where)); }
@@ -63,8 +65,8 @@ static void scatter(double *to, const lane *from, long count, long first, long m
         for (long k = 0; k < count; k++) to[(first + l) * count + k] = from[k][l];
 }
 
-/* Solves the small dense systems of all lanes: right becomes the solution. */
-static void eliminate(lane *restrict a, lane *restrict right, long n) {
+/* Factors the small dense matrices of all lanes in place: the inverses of the pivots lie on the diagonal. */
+static void factor(lane *restrict a, long n) {
     for (long c = 0; c < n; c++) {
         const lane inverse = all(1.0) / a[c * n + c];
         a[c * n + c] = inverse;
@@ -72,9 +74,18 @@ static void eliminate(lane *restrict a, lane *restrict right, long n) {
             const lane ratio = a[r * n + c] * inverse;
             const lane *restrict above = a + c * n;
             lane *restrict row = a + r * n;
+            row[c] = ratio;
             for (long j = c + 1; j < n; j++) row[j] -= ratio * above[j];
-            right[r] -= ratio * right[c];
         }
+    }
+}
+
+/* Solves with what factor has left: right becomes the solution. */
+static void solve(const lane *restrict a, lane *restrict right, long n) {
+    for (long r = 1; r < n; r++) {
+        lane total = right[r];
+        for (long c = 0; c < r; c++) total -= a[r * n + c] * right[c];
+        right[r] = total;
     }
     for (long c = n - 1; c >= 0; c--) {
         lane total = right[c];
@@ -83,7 +94,10 @@ static void eliminate(lane *restrict a, lane *restrict right, long n) {
     }
 }
 
-/* Newton's method on both stages; fills y. */
+/* Newton's method on both stages; fills y.
+
+The first iteration's matrix serves the next ones too: from where the flows' derivatives lead, it hardly changes. Where
+that does not converge, as in a step that is long against the time constants, every iteration has a matrix of its own. */
 static void solve_stages(const Tree *t, Block *b, double step, lane start, const lane through[2], long free_,
                          long segments, long memories) {
     const long n = 2 * free_, outlets = free_ + 1;
@@ -122,43 +136,49 @@ static void solve_stages(const Tree *t, Block *b, double step, lane start, const
     lane per_size = all(0.0);
     mask done = (mask)(all(0.0) > all(1.0));
     for (int iteration = 0; iteration < NEWTON_LIMIT; iteration++) {
+        const int renew = iteration == 0 || iteration > CHORDS;
         int linear = 1;
-        memcpy(b->system, b->fixed, sizeof(lane) * n * n);
         memcpy(b->known, b->right, sizeof(lane) * n);
+        if (renew) memcpy(b->system, b->fixed, sizeof(lane) * n * n);
+        for (long i = 0; i < n; i++) {
+            lane total = b->known[i];
+            for (long j = 0; j < n; j++) total -= b->fixed[i * n + j] * b->y[j];
+            b->known[i] = total;
+        }
         for (long j = 0; j < segments; j++) {
             if (t->loss[j] == 0.0) continue;
             linear = 0;
             const double *basis = t->segment_basis + j * free_;
             for (long s = 0; s < 2; s++) {
                 const lane *y = b->y + s * free_;
-                const lane affine = through[s] * t->segment_share[j];
-                lane q = affine;
+                lane q = through[s] * t->segment_share[j];
                 for (long a = 0; a < free_; a++)
                     if (basis[a] != 0.0) q += basis[a] * y[a];
-                /* kappa q|q| is linearized about q_old to kappa (2 |q_old| q - |q_old| q_old). */
-                const lane slope = 2.0 * t->loss[j] * size_of(q) * b->factor;
+                const lane lost = t->loss[j] * size_of(q) * b->factor;
                 for (long a = 0; a < free_; a++) {
                     if (basis[a] == 0.0) continue;
-                    const lane own = slope * basis[a];
+                    const lane own = lost * basis[a];
+                    b->known[s * free_ + a] -= own * q;
+                    if (!renew) continue;
                     lane *row = b->system + (s * free_ + a) * n + s * free_;
-                    b->known[s * free_ + a] += own * (0.5 * q - affine);
                     for (long c = 0; c < free_; c++)
-                        if (basis[c] != 0.0) row[c] += own * basis[c];
+                        if (basis[c] != 0.0) row[c] += 2.0 * own * basis[c];
                 }
             }
         }
-        eliminate(b->system, b->known, n);
+        if (renew) factor(b->system, n);
+        solve(b->system, b->known, n);
         if (iteration == 0) {
-            for (long i = 0; i < n; i++) size += size_of(b->known[i]);
+            for (long i = 0; i < n; i++) size += size_of(b->y[i] + b->known[i]);
             per_size = 1.0 / (size + 1e-300);
         }
         lane change = all(0.0);
         for (long i = 0; i < n; i++) {
-            change = larger(change, size_of(b->known[i] - b->y[i]) * per_size);
-            b->y[i] = chosen(done, b->y[i], b->known[i]);
+            change = larger(change, size_of(b->known[i]) * per_size);
+            b->y[i] = chosen(done, b->y[i], b->y[i] + b->known[i]);
         }
         if (linear) break;
-        done |= (mask)(change <= all(NEWTON_TOLERANCE));
+        done |= (mask)(change <= all(renew ? NEWTON_TOLERANCE : CHORD_TOLERANCE));
         long long left = 0;
         for (int l = 0; l < LANES; l++) left |= ~done[l];
         if (!left) break;
