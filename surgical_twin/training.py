@@ -183,7 +183,7 @@ def run_on_cluster(jobs: Sequence[RunJob], say: Callable[[float], None], schedul
             raise InputError(f"The dask scheduler at {scheduler} has no workers; start some with `dask worker`.")
         meshes = {path: client.scatter(read_lumen_mesh(path)) for path in {job.mesh for job in jobs}}
         waiting = {client.submit(solve, meshes[job.mesh], job, None, None, pure=False): job for job in jobs}
-        for count, future in enumerate(as_completed(list(waiting)), start=1):
+        for count, future in enumerate(as_completed(list(waiting), loop=client.loop), start=1):
             result = waiting[future].result
             result.parent.mkdir(parents=True, exist_ok=True)
             future.result().save(result)
