@@ -19,6 +19,7 @@ from meshes.files import read_lumen_mesh
 from meshes.tetrahedra import LumenMesh
 from surgical_twin.errors import InputError
 from surgical_twin.flow.domain import FlowDomain, FlowPort
+from surgical_twin.flow.navier_stokes import FlowDiverged
 from surgical_twin.flow.rheology import CarreauYasuda, Newtonian
 from surgical_twin.flow.run import FlowRun, run_flow
 from surgical_twin.flow.waveform import PeriodicWaveform
@@ -101,22 +102,32 @@ def _share_progress(progress: Any) -> None:
 
 
 def solve(mesh: LumenMesh, job: RunJob, say: Callable[[float], None] | None, checkpoint: Path | None) -> FlowRun:
-    """Do one run; goes on from its checkpoint where there is one."""
+    """Do one run; goes on from its checkpoint where there is one.
+
+    Raises:
+        InputError: it blew up.
+    """
     conditions = job.conditions
-    return run_flow(
-        flow_domain(mesh),
-        density=conditions.density,
-        rheology=conditions.rheology,
-        inflow=waveform_of(conditions),
-        outlets=conditions.windkessels,
-        duration=conditions.duration,
-        time_step=conditions.time_step,
-        snapshot_every=job.snapshot_every,
-        initial_capacitor_pressure=job.capacitor_pressure,
-        progress=say,
-        checkpoint=checkpoint,
-        wall_shear=job.wall_shear,
-    )
+    try:
+        return run_flow(
+            flow_domain(mesh),
+            density=conditions.density,
+            rheology=conditions.rheology,
+            inflow=waveform_of(conditions),
+            outlets=conditions.windkessels,
+            duration=conditions.duration,
+            time_step=conditions.time_step,
+            snapshot_every=job.snapshot_every,
+            initial_capacitor_pressure=job.capacitor_pressure,
+            progress=say,
+            checkpoint=checkpoint,
+            wall_shear=job.wall_shear,
+        )
+    except FlowDiverged as error:
+        raise InputError(
+            f"The 3D run {job.result.name} blew up ({error}) Take a shorter flow.time_step or a finer mesh in "
+            "plan.toml and plan again; until then the case has the estimate from its anatomy."
+        ) from error
 
 
 def _run(index: int, job: RunJob) -> None:

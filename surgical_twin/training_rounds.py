@@ -60,8 +60,7 @@ class Training:
             say: takes the share that is done.
 
         Raises:
-            InputError: see `run_jobs`.
-            FlowDiverged: a run blew up.
+            InputError: see `run_jobs` and `solve`.
         """
         path = self.case.path(DESIGN)
         record = RunRecord.of(file_hash(self.case.require(MESH)), self.planned)

@@ -74,8 +74,7 @@ def recompute(
         say: takes the share that is done.
 
     Raises:
-        InputError: see `recomputable`; or the opened vessel cannot be meshed.
-        FlowDiverged: the run blew up.
+        InputError: see `recomputable`; or the opened vessel cannot be meshed, or the run blew up.
     """
     recomputable(interventions)
     mean, conditions = _mean_situation(case, after)

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from surgical_twin import training
 from surgical_twin.errors import InputError
+from surgical_twin.flow.navier_stokes import FlowDiverged
 from surgical_twin.flow.rheology import Newtonian
 from surgical_twin.flow.windkessel import Windkessel
 from surgical_twin.training import FlowConditions, RunJob, run_jobs
@@ -76,3 +78,14 @@ def test_a_scheduler_that_does_not_answer_is_told(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="scheduler"):
         run_jobs([job], lambda share: None, scheduler="tcp://127.0.0.1:9")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_blows_up_is_told_with_what_to_do(tmp_path, monkeypatch):
+    def blown(*_args, **_settings):
+        raise FlowDiverged("At 0.12 s the velocity is 1e9 m/s.")
+
+    monkeypatch.setattr(training, "run_flow", blown)
+    monkeypatch.setattr(training, "flow_domain", lambda mesh: None)
+    job = RunJob(tmp_path / "mesh.vtu", PLANNED, tmp_path / "training_2.npz")
+    with pytest.raises(InputError, match=r"training_2.npz blew up .*time_step"):
+        training.solve(None, job, None, None)
