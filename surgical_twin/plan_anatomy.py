@@ -78,6 +78,8 @@ class PlanRequest:
     """of a surface's lengths"""
     centerline: Path | None = None
     """a centerline to follow instead of the one that would be found"""
+    scheduler: str | None = None
+    """address of a dask scheduler whose workers do the 3D runs; this machine where None"""
 
 
 def write_image(image: sitk.Image, path: Path) -> None:
