@@ -12,6 +12,7 @@ from registration.errors import InputError as RegistrationInputError
 from streams.errors import InputError as StreamsInputError
 from surgical_twin import __version__
 from surgical_twin.commands import (
+    assimilation,
     calibration,
     display,
     flow,
@@ -46,6 +47,7 @@ COMMANDS = {
         planning.info,
         flow.solve,
         prediction.what_if,
+        assimilation.identify,
         display.export,
     ),
     "Procedure": (

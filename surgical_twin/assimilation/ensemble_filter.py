@@ -147,10 +147,19 @@ def independent_draws(generator: np.random.Generator, members: int, count: int, 
 def with_noise(members: Array, covariance: Array, generator: np.random.Generator) -> Array:
     """Add noise of a covariance (n, n), or of variances (n,), to members (m, n).
 
-    With m > n + k + 1 members, k of the n variables having noise, the ensemble's covariance is the sum exactly.
+    With m > n + k + 1 members, k of the n variables having noise, the noise is drawn so that the ensemble's
+    covariance is the sum exactly. With fewer, yet more than variables, no number is drawn: the anomalies are
+    multiplied by the symmetric matrix that takes their covariance P to P + Q while moving them least (the
+    "left-multiplying" square root of Raanes, Carrassi & Bertino, Mon. Wea. Rev. 143 (2015) 3857-3873, in its
+    symmetric form). With fewer members than variables the draws are only centered.
     """
+    n = members.shape[1]
     variances = covariance if covariance.ndim == 1 else np.diag(covariance)
     noisy = np.flatnonzero(variances > 0.0)
+    if n + 1 < len(members) <= n + len(noisy) + 1:
+        stretched = _stretched(members, np.diag(covariance) if covariance.ndim == 1 else covariance)
+        if stretched is not None:
+            return stretched
     draws = independent_draws(generator, len(members), len(noisy), members)
     added = members.copy()
     if covariance.ndim == 1:
@@ -158,3 +167,15 @@ def with_noise(members: Array, covariance: Array, generator: np.random.Generator
     else:
         added[:, noisy] += draws @ np.linalg.cholesky(covariance[np.ix_(noisy, noisy)]).T
     return added
+
+
+def _stretched(members: Array, added: Array) -> Array | None:
+    """Members (m, n) with the covariance ``added`` (n, n) put on, without draws; None where theirs is singular."""
+    mean = members.mean(axis=0)
+    anomalies = members - mean
+    values, vectors = np.linalg.eigh(anomalies.T @ anomalies / (len(members) - 1.0))
+    if not values[0] > 1e-10 * values[-1]:
+        return None
+    root, inverse = (vectors * np.sqrt(values)) @ vectors.T, (vectors / np.sqrt(values)) @ vectors.T
+    inner, turned = np.linalg.eigh(root @ (root @ root + added) @ root)
+    return np.asarray(mean + anomalies @ (inverse @ ((turned * np.sqrt(inner)) @ turned.T) @ inverse))

@@ -26,6 +26,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from surgical_twin.assimilation.transform_kernel import MOST_OBSERVATIONS, analyse
+
 Array = NDArray[np.float64]
 
 
@@ -152,6 +154,10 @@ def transform_analysis(ensemble: Array, predicted: Array, observed: Array, varia
         (members, variables) ensemble whose mean and covariance are the Kalman analysis for the ensemble's own
         covariances. The ensemble mean of the anomalies stays zero (the transform is symmetric).
     """
+    if variance.ndim == 1 and len(variance) <= MOST_OBSERVATIONS and len(variance) < len(ensemble):
+        rows = (np.ascontiguousarray(one, dtype=np.float64) for one in (ensemble, predicted, observed, variance))
+        conditioned: Array = analyse(*rows)
+        return conditioned
     return Transform.of(predicted, observed, variance).apply(ensemble)
 
 

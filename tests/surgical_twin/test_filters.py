@@ -14,7 +14,7 @@ from surgical_twin.assimilation.smoother import (
     iterative_smoother,
     multiple_data_assimilation,
 )
-from surgical_twin.assimilation.transform import Transform, rotation
+from surgical_twin.assimilation.transform import Transform, rotation, transform_analysis
 from surgical_twin.assimilation.unscented import Gaussian, UnscentedFilter
 from surgical_twin.errors import InputError
 
@@ -103,6 +103,20 @@ def test_normalized_innovation_is_that_of_the_full_covariance_with_few_and_many_
         )
 
 
+@pytest.mark.parametrize("count", [1, 2, 4, 9])
+def test_the_compiled_analysis_is_the_plain_one(count):
+    generator = np.random.default_rng(count)
+    ensemble = generator.normal(size=(30, 7)) * 10.0 ** generator.integers(-4, 9, 7)
+    predicted = np.column_stack([ensemble[:, k % 7] / ensemble[:, k % 7].std() + 0.1 * generator.normal(size=30)
+                                 for k in range(count)])  # fmt: skip
+    predicted[:, count // 2] = predicted[:, 0]  # two sensors at one place
+    observed, variance = generator.normal(size=count), generator.uniform(1e-3, 3.0, count)
+    plain = Transform.of(predicted, observed, variance).apply(ensemble)
+    scale = ensemble.std(axis=0)
+    np.testing.assert_allclose(transform_analysis(ensemble, predicted, observed, variance) / scale, plain / scale,
+                               atol=1e-9)  # fmt: skip
+
+
 def test_unscented_moments_of_a_square_are_exact():
     """E[x^2] = mu^2 + P for any Gaussian; the points have it exactly, a linearization does not."""
     points, weights, _ = UnscentedFilter(still).points(np.array([1.5, 0.0]), np.array([[0.7, 0.2], [0.2, 0.5]]))
@@ -117,6 +131,11 @@ def test_noise_is_added_exactly_and_the_same_each_time():
     added = with_noise(members, np.array([0.5, 2.0, 0.0]), np.random.default_rng(5))
     np.testing.assert_allclose(np.cov(added.T), np.cov(members.T) + np.diag([0.5, 2.0, 0.0]), atol=1e-9)
     np.testing.assert_array_equal(added, with_noise(members, np.array([0.5, 2.0, 0.0]), np.random.default_rng(5)))
+    few = np.random.default_rng(1).normal(size=(6, 3))  # too few to draw noise that is uncorrelated with them
+    noise = np.array([[1.0, 0.3, 0.0], [0.3, 0.5, 0.0], [0.0, 0.0, 0.2]])
+    stretched = with_noise(few, noise, np.random.default_rng(5))
+    np.testing.assert_allclose(np.cov(stretched.T), np.cov(few.T) + noise, atol=1e-9)
+    np.testing.assert_allclose(stretched.mean(axis=0), few.mean(axis=0), atol=1e-12)
 
 
 def test_a_rotation_keeps_mean_and_covariance():
