@@ -53,6 +53,9 @@ UNSEEN = 0.85
 CLEAR = 0.45
 """A parameter is named in a combination if its weight is above this share of the largest."""
 
+HIDING = 0.15
+"""Smaller weights play no part."""
+
 CHI_SQUARE_95 = 3.841
 
 
@@ -160,7 +163,10 @@ class Direction:
         size = np.abs(self.weights[order])
         chosen = order[(size > CLEAR * size[0]) & (np.arange(len(order)) < 4)]
         if len(chosen) == 1:
-            return f"{self.names[chosen[0]]} is not seen by these sensors."
+            behind = [self.names[k] for k in order[1:4][size[1:4] > HIDING]]
+            if not behind:
+                return f"{self.names[chosen[0]]} is not seen by these sensors."
+            return f"{self.names[chosen[0]]} hides behind small changes of {_listed(behind)}."
         sign = np.sign(self.weights[chosen[0]])
         same = [self.names[k] for k in chosen if sign * self.weights[k] > 0]
         other = [self.names[k] for k in chosen if sign * self.weights[k] < 0]

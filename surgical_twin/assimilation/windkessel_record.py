@@ -65,11 +65,11 @@ class WindkesselRecord:
 class ModelError:
     """How wrong the Windkessel is, in time."""
 
-    deviation_mmhg: float = 2.5
-    correlation_s: float = 0.055
+    deviation_mmhg: float = 3.0
+    correlation_s: float = 0.1
     flow_gain: float = 1.0
     """g: how much stronger it is driven where the flow's rate of change is of its root mean square"""
-    noise_mmhg: float = 0.02
+    noise_mmhg: float = 0.1
     """of the transducer, white"""
     wander: float = 0.02
     """s^(-1/2): random walk of the logarithms of R, C and Z"""
@@ -146,32 +146,36 @@ def follow_windkessel(
     a = np.sqrt(3.0) / error.correlation_s
     still = error.deviation_mmhg**2 * np.array([[1.0, 0.0], [0.0, a**2]])
 
-    def moved(seconds: float) -> Array:
-        """exp(F dt) of the Matérn process in closed form: its two eigenvalues are both -a."""
-        return np.asarray(
-            np.exp(-a * seconds) * np.array([[1.0 + a * seconds, seconds], [-(a**2) * seconds, 1.0 - a * seconds]])
-        )
+    # All that a step needs is known beforehand; steps are looked up by the time they end at.
+    used = np.arange(0, len(times), every)
+    seconds = np.diff(times[used])
+    decay = np.exp(-a * seconds)
+    moved = decay[:, None, None] * np.moveaxis(
+        np.array([[1.0 + a * seconds, seconds], [-(a**2) * seconds, 1.0 - a * seconds]]), -1, 0
+    )  # exp(F dt) of the Matérn process in closed form: its two eigenvalues are both -a
+    driven = (still - moved @ still @ moved.transpose(0, 2, 1)) * gain[used[1:], None, None] ** 2
+    step_to = {float(time): number for number, time in enumerate(times[used[1:]])}
 
     def dynamics(states: Array, start: float, end: float) -> Array:
+        number = step_to[end]
         later = states.copy()
-        resistance, compliance = np.exp(states[:, RESISTANCE]), np.exp(states[:, COMPLIANCE])
-        minutes, tau = (end - start) / SECONDS_PER_MINUTE, resistance * compliance
+        resistance = np.exp(states[:, RESISTANCE])
+        minutes, tau = seconds[number] / SECONDS_PER_MINUTE, resistance * np.exp(states[:, COMPLIANCE])
         # The flow is linear between its samples, for which the capacitor's equation has a closed form.
-        before, after = np.interp([start, end], times, flow)
-        slope = (after - before) / minutes
-        lag = resistance * tau * slope
+        before, after = flow[used[number]], flow[used[number + 1]]
+        lag = resistance * tau * ((after - before) / minutes)
         later[:, CAPACITOR] = (
             resistance * after - lag + (states[:, CAPACITOR] - resistance * before + lag) * np.exp(-minutes / tau)
         )
-        later[:, ERROR:] = states[:, ERROR:] @ moved(end - start).T
+        later[:, ERROR:] = states[:, ERROR:] @ moved[number].T
         return later
 
     def noise(start: float, end: float) -> Array:
+        number = step_to[end]
         added = np.zeros((6, 6))
-        added[RESISTANCE, RESISTANCE] = added[COMPLIANCE, COMPLIANCE] = error.wander**2 * (end - start)
-        added[IMPEDANCE, IMPEDANCE] = error.wander**2 * (end - start)
-        step = moved(end - start)
-        added[ERROR:, ERROR:] = (still - step @ still @ step.T) * float(np.interp(end, times, gain)) ** 2
+        walked = error.wander**2 * seconds[number]
+        added[RESISTANCE, RESISTANCE] = added[COMPLIANCE, COMPLIANCE] = added[IMPEDANCE, IMPEDANCE] = walked
+        added[ERROR:, ERROR:] = driven[number]
         return added
 
     def operator(number: int) -> Callable[[Array], Array]:
@@ -190,7 +194,7 @@ def follow_windkessel(
     )
     observations = (
         Observation(float(times[k]), record.pressure_mmhg[k : k + 1], np.array([error.noise_mmhg**2]), operator(k))
-        for k in range(0, len(times), every)
+        for k in used
     )
     normalized, likelihood, belief = [], 0.0, start
     for analysis in follow(UnscentedFilter(dynamics, noise), start, observations):
