@@ -13,6 +13,7 @@ from registration.errors import InputError as RegistrationInputError
 from streams.errors import InputError as StreamsInputError
 from surgical_twin import __version__
 from surgical_twin.commands import (
+    assimilation,
     calibration,
     display,
     flow,
@@ -48,6 +49,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         planning.info,
         flow.solve,
         prediction.what_if,
+        assimilation.identify,
         display.export,
     ),
     "Procedure": (

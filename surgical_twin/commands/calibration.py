@@ -4,11 +4,33 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
+from surgical_twin.commands.assimilation import history
 from surgical_twin.commands.console import CaseFolder, read_numbers
 from surgical_twin.commands.registration import PointsFile, conclude
 
-calibrate = typer.Typer(no_args_is_help=True, help="Calibrate tools, cameras and clocks.")
+
+class CalibrationGroup(typer.core.TyperGroup):
+    """Takes ``calibrate CASE --history FILE`` for ``calibrate history CASE --history FILE``."""
+
+    otherwise = "history"
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """A first word that is no command, yet a folder, is the case of a history."""
+        asked = any(one.split("=")[0] == "--history" for one in args)
+        if args and args[0] not in self.commands and (asked or Path(args[0]).is_dir()):
+            args = [self.otherwise, *args]
+        return super().resolve_command(ctx, args)
+
+
+calibrate = typer.Typer(
+    cls=CalibrationGroup,
+    no_args_is_help=True,
+    help="Calibrate the patient's circulation from a history (calibrate CASE --history FILE), or tools, cameras and "
+    "clocks by the commands below.",
+)
+calibrate.command()(history)
 
 Recording = Annotated[
     Path, typer.Argument(help="PLUS or Slicer sequence (.mha, .nrrd) or table of time,x,y,z,qx,qy,qz,qw in mm.")
