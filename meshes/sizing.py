@@ -43,11 +43,14 @@ _SAMPLE = 30_000
 
 @dataclass(frozen=True)
 class Refinement:
-    """A place that is meshed finer: edges of ``edge`` mm within ``reach`` mm of ``center`` (3,), growing beyond."""
+    """Places that are meshed finer: within ``reach`` (n,) mm of ``points`` (n, 3) edges of ``edge`` (n,) mm.
 
-    center: Array
-    reach: float
-    edge: float
+    The nearest of the points counts; beyond its reach edges grow.
+    """
+
+    points: Array
+    reach: Array
+    edge: Array
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,12 @@ class Sizes:
         else:
             size = np.maximum(diameter / self.edges_across, SMALLEST_EDGE_SHARE * self.widest) * coarser
             size = np.minimum(size, np.maximum(diameter, THIN_SHARE * diameter.max()) / FEWEST_ACROSS)
+        # What is asked for at a stenosis decides on the pressure behind it: the rest of the vessels pays first.
+        spared = 1.0 if self.edge_length is not None else max(self.edges_across / FEWEST_ACROSS, 1.0)
         for place in self.finer:
-            away = np.linalg.norm(places - place.center, axis=1)
-            size = np.minimum(size, coarser * place.edge + REFINEMENT_GROWTH * np.maximum(away - place.reach, 0.0))
+            away, nearest = cKDTree(place.points).query(places)
+            growth = REFINEMENT_GROWTH * np.maximum(away - place.reach[nearest], 0.0)
+            size = np.minimum(size, max(coarser / spared, 1.0) * place.edge[nearest] + growth)
         return size
 
     def expected(self, points: Array, tetrahedra: Index, coarser: float) -> float:

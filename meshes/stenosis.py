@@ -37,7 +37,9 @@ class Stenosis:
     """id of the centerline's narrowest point"""
     position: Array
     arc_length: float
-    """along the branch"""
+    """of that point, along the branch"""
+    start: float
+    """arc length along the branch where the lesion begins"""
     length: float
     diameter: float
     reference_diameter: float
@@ -86,6 +88,7 @@ def find_stenoses(centerline: Centerline, sections: Sections) -> tuple[Stenosis,
                     point=int(ids[place]),
                     position=centerline.points[ids[place]],
                     arc_length=float(arc[place]),
+                    start=float(arc[first]),
                     length=float(arc[last] - arc[first]),
                     diameter=2.0 * float(radius[place]),
                     reference_diameter=2.0 * reference,

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import SimpleITK as sitk
 
-from meshes.centerline import RESOLVED_VOXELS, Centerline
+from meshes.centerline import Centerline
 from meshes.extensions import extended
 from meshes.external import read_lumen, read_source
 from meshes.files import write_lumen_mesh
@@ -20,10 +20,10 @@ from meshes.own_centerline import read_own_centerline
 from meshes.picture import write_mesh_picture, write_projections
 from meshes.ports import Port, find_ports
 from meshes.quality import mesh_quality
+from meshes.refinement import at_stenosis, edges_at_stenosis
+from meshes.sections import cross_sections
 from meshes.segmentation import segment_lumen
-from meshes.sizing import Refinement
 from meshes.slicer import segment_names, write_segmentation
-from meshes.stenosis import Stenosis
 from meshes.surfaces import Unit
 from meshes.tetrahedra import mesh_lumen
 from meshes.tracing import extract_centerline
@@ -228,6 +228,8 @@ def mesh_step(case: Case, request: PlanRequest, say: Say) -> None:
     say(0.2)
     narrowing = unresolved_narrowing(level_set, centerline)
     vessel = measure_tree(image, level_set, centerline)
+    # A stenosis is meshed as wide as the image resolves: its edges follow that width.
+    meshed_radius = cross_sections(trimmed, centerline).radius
     if plan_ports.extension_radii:
         trimmed, ports = extended(trimmed, ports, plan_ports.extension_radii)
     mesh = mesh_lumen(
@@ -235,7 +237,10 @@ def mesh_step(case: Case, request: PlanRequest, say: Say) -> None:
         ports,
         edges_across=plan_mesh.edges_across,
         max_tetrahedra=plan_mesh.max_tetrahedra,
-        finer=[_refined(stenosis, plan_mesh.stenosis_edges_across, trimmed) for stenosis in vessel.stenoses],
+        finer=[
+            at_stenosis(stenosis, centerline, meshed_radius, plan_mesh.stenosis_edges_across)
+            for stenosis in vessel.stenoses
+        ],
         wall_layers=plan_mesh.wall_layers,
         wall_share=plan_mesh.wall_share,
     )
@@ -247,6 +252,7 @@ def mesh_step(case: Case, request: PlanRequest, say: Say) -> None:
     axis = main_axis(centerline, mesh.ports)
     _write_axis(case, axis)
     quality = mesh_quality(mesh)
+    across = [edges_at_stenosis(mesh, stenosis, centerline, meshed_radius) for stenosis in vessel.stenoses]
     figures = {
         "branches": len(centerline.branches),
         "ports": len(mesh.ports),
@@ -254,6 +260,7 @@ def mesh_step(case: Case, request: PlanRequest, say: Say) -> None:
         "narrowest_mm": round(axis.narrowest, 3),
         "narrowing": round(axis.narrowing, 4),
         "stenoses": len(vessel.stenoses),
+        "edges_across_stenoses": [round(edges, 2) for edges in across],
         **{name: plain(value) for name, value in asdict(quality).items()},
     }
     kept = {port.name for port in mesh.ports}
@@ -271,6 +278,10 @@ def mesh_step(case: Case, request: PlanRequest, say: Say) -> None:
             *([_BLIND_NOTE.format(blind)] if blind else []),
             *([_HANDLES_NOTE.format(quality.handles)] if quality.handles else []),
             *mesh.notes,
+            *(
+                _ACROSS_NOTE.format(edges, stenosis.branch)
+                for edges, stenosis in zip(across, vessel.stenoses, strict=True)
+            ),
         ),
     )
 
@@ -291,12 +302,6 @@ def _cut(
     return trimmed, ports, centerline
 
 
-def _refined(stenosis: Stenosis, edges_across: float, trimmed: sitk.Image) -> Refinement:
-    """Shorter edges within half of a stenosis' length around its throat, which is meshed as wide as it is resolved."""
-    width = max(stenosis.diameter, 2.0 * RESOLVED_VOXELS * max(trimmed.GetSpacing()))
-    return Refinement(center=stenosis.position, reach=0.5 * stenosis.length, edge=width / edges_across)
-
-
 def _write_axis(case: Case, axis: Axis) -> None:
     stations = axis.stations()
     write_table(
@@ -313,6 +318,7 @@ def _write_axis(case: Case, axis: Axis) -> None:
 
 _BLIND_NOTE = "The vessels of {} end blind: they cannot be cut without cutting others."
 _HANDLES_NOTE = "The lumen has {} loops (handles); flow goes both ways around each."
+_ACROSS_NOTE = "The mesh has {:.1f} edges across the throat of the stenosis in branch {}."
 _NARROWING_NOTE = (
     "A kept vessel is narrower (radius {:.2f} mm) than the image resolves; it is meshed as wide as the image resolves, "
     "so a stenosis there is underestimated."
