@@ -17,6 +17,9 @@ from meshes.tetrahedra import LumenMesh
 THROAT_SHARE = 1.25
 """Where the lumen is no wider than this many times its narrowest width, it belongs to the throat."""
 
+SEVERE_REDUCTION = 0.5
+"""Of the diameter: from here on a stenosis takes pressure at rest, and its throat is kept fine before milder ones."""
+
 JET_DIAMETERS = 3.0
 """Edges are shorter as far behind a throat as this many healthy diameters: there its jet breaks up, and what pressure
 is won back is won back there."""
@@ -52,7 +55,12 @@ def at_stenosis(stenosis: Stenosis, centerline: Centerline, radius: Array, edges
     spread = radius[throat] + JET_SPREAD * np.abs(behind)
     nearest = np.argmin(edges, axis=1)
     rows = np.arange(len(ids))
-    return Refinement(centerline.points[ids], spread[rows, nearest], edges[rows, nearest])
+    return Refinement(
+        centerline.points[ids],
+        spread[rows, nearest],
+        edges[rows, nearest],
+        first=stenosis.diameter_reduction >= SEVERE_REDUCTION,
+    )
 
 
 def edges_at_stenosis(mesh: LumenMesh, stenosis: Stenosis, centerline: Centerline, radius: Array) -> float:

@@ -37,6 +37,12 @@ TETRAHEDRON = 8.5
 SHORTER_EDGES = 1.85
 """Mmg makes this many times the tetrahedra that its edge lengths would fill the volume with."""
 
+SHARED = 1.36
+"""Finer places get edges this much longer together before the lesser ones pay for the others."""
+
+GIVEN_UP = 4.0
+"""With edges so many times as long as asked for a lesser place is no finer than what is around it."""
+
 COARSEST = 30.0
 _SAMPLE = 30_000
 
@@ -51,6 +57,8 @@ class Refinement:
     points: Array
     reach: Array
     edge: Array
+    first: bool = True
+    """whether it is kept before what is finer elsewhere, where tetrahedra are scarce"""
 
 
 @dataclass(frozen=True)
@@ -87,13 +95,25 @@ class Sizes:
         else:
             size = np.maximum(diameter / self.edges_across, SMALLEST_EDGE_SHARE * self.widest) * coarser
             size = np.minimum(size, np.maximum(diameter, THIN_SHARE * diameter.max()) / FEWEST_ACROSS)
-        # What is asked for at a stenosis decides on the pressure behind it: the rest of the vessels pays first.
-        spared = 1.0 if self.edge_length is not None else max(self.edges_across / FEWEST_ACROSS, 1.0)
         for place in self.finer:
+            longer = self._longer(coarser, place.first)
             away, nearest = cKDTree(place.points).query(places)
             growth = REFINEMENT_GROWTH * np.maximum(away - place.reach[nearest], 0.0)
-            size = np.minimum(size, max(coarser / spared, 1.0) * place.edge[nearest] + growth)
+            size = np.minimum(size, longer * place.edge[nearest] + growth)
         return size
+
+    def _longer(self, coarser: float, first: bool) -> float:
+        """How many times as long edges are at a finer place, where those elsewhere are ``coarser`` times as long.
+
+        What is asked for at a stenosis decides on the pressure behind it: the rest of the vessels pays first, down to
+        `FEWEST_ACROSS`; then all finer places alike, by `SHARED`; then those that are not the first to be kept, until
+        nothing is finer there any more; and the others at last.
+        """
+        spared = 1.0 if self.edge_length is not None else max(self.edges_across / FEWEST_ACROSS, 1.0)
+        longer = max(coarser / spared, 1.0)
+        if not first or longer < SHARED:
+            return longer
+        return max(SHARED, longer * SHARED / GIVEN_UP)
 
     def expected(self, points: Array, tetrahedra: Index, coarser: float) -> float:
         """How many tetrahedra edges of these lengths take in a lumen that is meshed somehow already."""

@@ -21,6 +21,10 @@ LEAST_REDUCTION = 0.25
 SHOULDER = 0.1
 """A lesion reaches as far as the diameter is reduced by more than this."""
 
+SHORTEST = 0.25
+"""A narrowing shorter than this part of the healthy diameter is the section's doing, not the vessel's: a lesion has
+shoulders."""
+
 REFERENCE_RADII = 4.0
 """The healthy vessel is looked at over this many radii beside the lesion."""
 
@@ -81,6 +85,8 @@ def find_stenoses(centerline: Centerline, sections: Sections) -> tuple[Stenosis,
             # At the tree's own ends a vessel thins out; only between healthy parts, or at its origin, it is narrowed.
             at_start, at_end = first == 0, last == len(ids) - 1
             if at_end or (at_start and branch.parent is None) or 1.0 - radius[place] / reference < LEAST_REDUCTION:
+                continue
+            if arc[last] - arc[first] < SHORTEST * 2.0 * reference:
                 continue
             found.append(
                 Stenosis(

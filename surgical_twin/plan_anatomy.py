@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import SimpleITK as sitk
 
+from meshes.aneurysm import Aneurysm, find_aneurysms
 from meshes.centerline import Centerline
 from meshes.extensions import extended
 from meshes.external import read_lumen, read_source
@@ -56,6 +57,8 @@ SEGMENTATION = "lumen.seg.nrrd"
 """The label map as 3D Slicer edits it; edited in place, it is what the next plan takes."""
 
 MESH_PICTURE = "mesh.png"
+
+ANEURYSMS = "aneurysms.csv"
 
 LUMEN_SEGMENT = "lumen"
 """The segment's name in it."""
@@ -228,6 +231,7 @@ def mesh_step(case: Case, request: PlanRequest, say: Say) -> None:
     say(0.2)
     narrowing = unresolved_narrowing(level_set, centerline)
     vessel = measure_tree(image, level_set, centerline)
+    aneurysms = find_aneurysms(trimmed, centerline)
     # A stenosis is meshed as wide as the image resolves: its edges follow that width.
     meshed_radius = cross_sections(trimmed, centerline).radius
     if plan_ports.extension_radii:
@@ -249,6 +253,7 @@ def mesh_step(case: Case, request: PlanRequest, say: Say) -> None:
     write_tree(case, centerline, vessel)
     write_lumen_mesh(mesh, case.path(MESH))
     write_mesh_picture(mesh, case.path(MESH_PICTURE), title="the mesh")
+    _write_aneurysms(case, aneurysms)
     axis = main_axis(centerline, mesh.ports)
     _write_axis(case, axis)
     quality = mesh_quality(mesh)
@@ -260,6 +265,7 @@ def mesh_step(case: Case, request: PlanRequest, say: Say) -> None:
         "narrowest_mm": round(axis.narrowest, 3),
         "narrowing": round(axis.narrowing, 4),
         "stenoses": len(vessel.stenoses),
+        "aneurysms": len(aneurysms),
         "edges_across_stenoses": [round(edges, 2) for edges in across],
         **{name: plain(value) for name, value in asdict(quality).items()},
     }
@@ -268,20 +274,18 @@ def mesh_step(case: Case, request: PlanRequest, say: Say) -> None:
     case.record_step(
         "mesh",
         inputs=[IMAGE, LEVEL_SET],
-        outputs=[LUMEN, CENTERLINE, CENTERLINE_TABLE, BRANCHES, STENOSES, MESH, MESH_PICTURE, AXIS],
+        outputs=[LUMEN, CENTERLINE, CENTERLINE_TABLE, BRANCHES, STENOSES, ANEURYSMS, MESH, MESH_PICTURE, AXIS],
         settings=settings,
         figures=figures,
         notes=(
             *centerline.notes,
             *vessel.notes,
+            *(_aneurysm_note(aneurysm) for aneurysm in aneurysms),
             *([] if narrowing is None else [_NARROWING_NOTE.format(narrowing)]),
             *([_BLIND_NOTE.format(blind)] if blind else []),
             *([_HANDLES_NOTE.format(quality.handles)] if quality.handles else []),
             *mesh.notes,
-            *(
-                _ACROSS_NOTE.format(edges, stenosis.branch)
-                for edges, stenosis in zip(across, vessel.stenoses, strict=True)
-            ),
+            *([_ACROSS_NOTE.format(", ".join(f"{edges:.1f}" for edges in across))] if across else []),
         ),
     )
 
@@ -302,6 +306,34 @@ def _cut(
     return trimmed, ports, centerline
 
 
+def _write_aneurysms(case: Case, aneurysms: Sequence[Aneurysm]) -> None:
+    write_table(
+        case.path(ANEURYSMS),
+        ("branch", "arc_length_mm", "x", "y", "z", "volume_ml", "width_mm", "vessel_diameter_mm", "kind"),
+        [
+            (
+                sac.branch,
+                f"{sac.arc_length:.3f}",
+                *(f"{value:.3f}" for value in sac.position),
+                f"{sac.volume_ml:.4f}",
+                f"{sac.width:.3f}",
+                f"{sac.vessel_diameter:.3f}",
+                "fusiform" if sac.fusiform else "saccular",
+            )
+            for sac in aneurysms
+        ],
+    )
+
+
+def _aneurysm_note(aneurysm: Aneurysm) -> str:
+    where = ", ".join(f"{value:.1f}" for value in aneurysm.position)
+    return (
+        f"{'Fusiform' if aneurysm.fusiform else 'Saccular'} aneurysm in branch {aneurysm.branch} at ({where}) mm: its "
+        f"sac holds {aneurysm.volume_ml:.2g} ml and is {aneurysm.width:.1f} mm wide; the vessel beside it "
+        f"{aneurysm.vessel_diameter:.1f} mm."
+    )
+
+
 def _write_axis(case: Case, axis: Axis) -> None:
     stations = axis.stations()
     write_table(
@@ -318,7 +350,7 @@ def _write_axis(case: Case, axis: Axis) -> None:
 
 _BLIND_NOTE = "The vessels of {} end blind: they cannot be cut without cutting others."
 _HANDLES_NOTE = "The lumen has {} loops (handles); flow goes both ways around each."
-_ACROSS_NOTE = "The mesh has {:.1f} edges across the throat of the stenosis in branch {}."
+_ACROSS_NOTE = "Edges of the mesh across the throats of the stenoses, in their order (0: beyond a port): {}."
 _NARROWING_NOTE = (
     "A kept vessel is narrower (radius {:.2f} mm) than the image resolves; it is meshed as wide as the image resolves, "
     "so a stenosis there is underestimated."
