@@ -4,7 +4,9 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyvista as pv
@@ -12,12 +14,14 @@ import pyvista as pv
 from streams.roles import WATCH
 from streams.security import ClientSecurity, ServerSecurity
 from surgical_twin.assimilation.beat import Beat
-from surgical_twin.case import ANATOMY, SURFACE, Case
+from surgical_twin.case import ANATOMY, MESH, REDUCED, SURFACE, Case
+from surgical_twin.display_fields import DisplayFields
 from surgical_twin.session_model import SessionModel
 from surgical_twin.session_state import SessionState
 from surgical_twin.twin_state import build_twin_state
 from viewer.gltf import Structure, write_glb
 from viewer.listener import StateListener
+from viewer.quantities import SHEAR, VELOCITY
 from viewer.scene import Scene, read_surface
 from viewer.web import serve
 from viewer.window import run_window
@@ -64,13 +68,36 @@ def export_glb(case: Case, path: Path) -> None:
     write_glb(path, structures, origin=surface.center)
 
 
+def open_scene(case: Case, **options: Any) -> Scene:
+    """The scene of a case, with wall shear and velocity where its flow model has them.
+
+    Raises:
+        InputError: the case has nothing to show.
+    """
+    case.require(SURFACE)
+    fields = DisplayFields.of(case) if case.path(REDUCED).is_file() and case.path(MESH).is_file() else None
+    if fields is not None:
+        note = SHEAR.note if fields.relative_error is None else f"± {196.0 * fields.relative_error:.0f} % (95 %)"
+        shear, speed = fields.planned_limits(float(case.manifest["flow"]["mean_flow_m3_s"]))
+        options |= {
+            "fields": {SHEAR.key: fields.shear_pa, VELOCITY.key: fields.velocity_m_s},
+            "quantities": (
+                replace(SHEAR, note=note, limits=(0.0, shear)),
+                replace(VELOCITY, note=note, limits=(0.0, speed)),
+            ),
+            "listeners": (fields.take,),
+            "grid": fields.grid,
+        }
+    return Scene.from_case(case.folder, **options)
+
+
 def export_png(case: Case, path: Path) -> None:
     """Write a picture of the case as the display shows it before a procedure.
 
     Raises:
         InputError: the case is not planned to its end, or the file cannot be written.
     """
-    scene = Scene.from_case(case.folder)
+    scene = open_scene(case)
     try:
         model = SessionModel.load(case)
         scene.update(build_twin_state(model, planned_state(model), 0))
@@ -116,7 +143,7 @@ def run_display(case: Case, states: str, *, web: bool, port: int, security: Clie
     """
     case.require(SURFACE)
     with StateListener(states, security=security) as listener:
-        scene = Scene.from_case(case.folder, off_screen=web)
+        scene = open_scene(case, off_screen=web)
         try:
             if web:
                 serve(scene, listener.poll, port=port, on_ready=lambda address: print(f"the display is at {address}"))
