@@ -11,18 +11,21 @@ from typing import Any
 import numpy as np
 import pyvista as pv
 
+from registration.point_files import read_point_file
 from streams.roles import WATCH
 from streams.security import ClientSecurity, ServerSecurity
 from surgical_twin.assimilation.beat import Beat
-from surgical_twin.case import ANATOMY, MESH, REDUCED, SURFACE, Case
+from surgical_twin.case import ANATOMY, FIDUCIALS, MESH, REDUCED, SURFACE, Case
 from surgical_twin.display_fields import DisplayFields
 from surgical_twin.session_model import SessionModel
 from surgical_twin.session_state import SessionState
 from surgical_twin.twin_state import build_twin_state
+from viewer.decimation import within_budget
 from viewer.gltf import Structure, write_glb
 from viewer.listener import StateListener
 from viewer.quantities import SHEAR, VELOCITY
 from viewer.scene import Scene, read_surface
+from viewer.usdz import write_usdz
 from viewer.web import serve
 from viewer.window import run_window
 
@@ -49,23 +52,50 @@ def field_values(surface: pv.PolyData, coefficients: np.ndarray) -> np.ndarray:
     )
 
 
-def export_glb(case: Case, path: Path) -> None:
-    """Write the lumen colored by the planned pressure at peak flow, and the anatomy, as GLB.
+PHASES = 8
+"""Moments of the beat in an exported model."""
+
+TRIANGLES = 50_000
+"""What a headset draws without a stutter, by default."""
+
+
+def export_ar(case: Case, path: Path, *, triangles: int = TRIANGLES) -> None:
+    """Write the lumen colored by the planned pressure over the beat, the anatomy and the fiducials, as GLB or USDZ.
+
+    Args:
+        case: planned to its end.
+        path: ending in .glb or .usdz.
+        triangles: at most so many in the file.
 
     Raises:
         InputError: the case is not planned to its end, or the file cannot be written.
     """
     surface = read_surface(case.require(SURFACE))
     model = SessionModel.load(case)
-    ensemble = planned_state(model).ensemble
-    assert ensemble is not None
-    coefficients = model.reduced.decoder.coefficients(ensemble.ports).mean(axis=0)
-    structures = [Structure("lumen", surface, scalars=field_values(surface, coefficients))]
+    beat = Beat(0, round(model.waveform.period * 1e9))
+    ensemble = model.filter.initial(PRIOR_SEED, model.waveform.period)
+    length = round(model.waveform.period / model.filter.settings.time_step)
+    phases, at = [], 0
+    for phase in range(PHASES):
+        step = round(length * phase / PHASES)
+        ensemble = model.filter.advance(ensemble, step, beat) if step > at else ensemble
+        at = step
+        phases.append(field_values(surface, model.reduced.decoder.coefficients(ensemble.ports).mean(axis=0)))
+    mean = np.mean(phases, axis=0)
+    structures = [Structure("lumen", surface, scalars=mean, cycle=phases)]
     if case.path(ANATOMY).is_file():
         anatomy = read_surface(case.path(ANATOMY))
         if anatomy.n_points:
             structures.append(Structure("anatomy", anatomy, opacity=0.25))
-    write_glb(path, structures, origin=surface.center)
+    fiducials = read_point_file(case.path(FIDUCIALS)).by_name() if case.path(FIDUCIALS).is_file() else {}
+    write = write_usdz if path.suffix.lower() == ".usdz" else write_glb
+    write(
+        path,
+        within_budget(structures, triangles),
+        origin=surface.center,
+        anchors={name: point.tolist() for name, point in fiducials.items()},
+        period_s=model.waveform.period,
+    )
 
 
 def open_scene(case: Case, **options: Any) -> Scene:

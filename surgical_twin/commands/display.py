@@ -15,6 +15,8 @@ from surgical_twin.errors import InputError
 def export(
     case: Annotated[Path, typer.Argument(help="The case's folder; with --csv a recording.")],
     glb: Annotated[Path | None, typer.Option(help="Write the 3D scene for AR and the web (GLB).")] = None,
+    usdz: Annotated[Path | None, typer.Option(help="Write it for AR on Apple devices (USDZ).")] = None,
+    triangles: Annotated[int, typer.Option(help="Triangles at most in such a model.")] = 50_000,
     png: Annotated[Path | None, typer.Option(help="Write a picture.")] = None,
     csv: Annotated[
         Path | None, typer.Option(help="Write a recording's messages and states as CSV tables into this folder.")
@@ -25,13 +27,15 @@ def export(
 ) -> None:
     """Write the planned case as a GLB model, a picture or a mesh for another solver; or a recording as CSV tables."""
     from surgical_twin.case import Case
-    from surgical_twin.display import export_glb, export_png
+    from surgical_twin.display import export_ar, export_png
 
     if csv is not None:
         export_tables(case, csv)
         return
-    if glb is None and png is None and mesh is None:
-        raise InputError("export has nothing to write; give --glb FILE, --png FILE, --mesh FILE or several of them.")
+    if glb is None and usdz is None and png is None and mesh is None:
+        raise InputError(
+            "export has nothing to write; give --glb FILE, --usdz FILE, --png FILE, --mesh FILE or several of them."
+        )
     opened = Case.open(case)
     if mesh is not None:
         from meshes.exchange import export_mesh
@@ -40,9 +44,10 @@ def export(
 
         export_mesh(read_lumen_mesh(opened.require(MESH)), mesh)
         out.print(f"{mesh} written")
-    if glb is not None:
-        export_glb(opened, glb)
-        out.print(f"{glb} written")
+    for model in (glb, usdz):
+        if model is not None:
+            export_ar(opened, model, triangles=triangles)
+            out.print(f"{model} written")
     if png is not None:
         export_png(opened, png)
         out.print(f"{png} written")
