@@ -15,18 +15,21 @@ from registration.point_files import read_point_file
 from streams.roles import WATCH
 from streams.security import ClientSecurity, ServerSecurity
 from surgical_twin.assimilation.beat import Beat
-from surgical_twin.case import ANATOMY, FIDUCIALS, MESH, REDUCED, SURFACE, Case
+from surgical_twin.case import ANATOMY, AXIS, FIDUCIALS, MESH, REDUCED, SURFACE, Case
 from surgical_twin.display_fields import DisplayFields
 from surgical_twin.session_model import SessionModel
 from surgical_twin.session_state import SessionState
 from surgical_twin.twin_state import build_twin_state
+from viewer.ar_page import ArModel, Certificate, serve_ar
 from viewer.decimation import within_budget
 from viewer.gltf import Structure, write_glb
+from viewer.guidance import Guide
 from viewer.listener import StateListener
 from viewer.quantities import SHEAR, VELOCITY
 from viewer.scene import Scene, read_surface
 from viewer.usdz import write_usdz
 from viewer.web import serve
+from viewer.what_if_panel import WhatIfPanel
 from viewer.window import run_window
 
 PRIOR_SEED = 0
@@ -165,7 +168,46 @@ def handed_security() -> ClientSecurity | None:
     return None if text is None else ClientSecurity.from_text(text)
 
 
-def run_display(case: Case, states: str, *, web: bool, port: int, security: ClientSecurity | None = None) -> None:
+def run_ar(
+    case: Case,
+    states: str,
+    *,
+    host: str,
+    port: int,
+    tls: Certificate | None = None,
+    triangles: int = TRIANGLES,
+    security: ClientSecurity | None = None,
+) -> None:
+    """Serve a running twin as a page that draws by itself, in AR too, until interrupted.
+
+    Raises:
+        InputError: the case has nothing to show, the port is in use, or TLS is missing beyond this machine.
+    """
+    surface = read_surface(case.require(SURFACE))
+    anatomy = read_surface(case.path(ANATOMY)) if case.path(ANATOMY).is_file() else None
+    way = read_point_file(case.path(AXIS)).points if case.path(AXIS).is_file() else None
+    ends = surface.field_data.get("PortCenters", None)
+    model = ArModel(surface, anatomy=anatomy, guide=Guide(surface, way=way, ends=ends), triangles=triangles)
+    with StateListener(states, security=security) as listener:
+        serve_ar(
+            model,
+            listener.poll,
+            host,
+            port,
+            tls=tls,
+            on_ready=lambda address: print(f"the AR page is at {address}", flush=True),
+        )
+
+
+def run_display(
+    case: Case,
+    states: str,
+    *,
+    web: bool,
+    port: int,
+    security: ClientSecurity | None = None,
+    commands: str | None = None,
+) -> None:
     """Show a running twin until the window is closed or the page's server is interrupted.
 
     Raises:
@@ -174,9 +216,16 @@ def run_display(case: Case, states: str, *, web: bool, port: int, security: Clie
     case.require(SURFACE)
     with StateListener(states, security=security) as listener:
         scene = open_scene(case, off_screen=web)
+        listener.every = scene.remember
         try:
             if web:
-                serve(scene, listener.poll, port=port, on_ready=lambda address: print(f"the display is at {address}"))
+                serve(
+                    scene,
+                    listener.poll,
+                    port=port,
+                    on_ready=lambda address: print(f"the display is at {address}", flush=True),
+                    desk=None if commands is None else WhatIfPanel(commands, security=security),
+                )
             else:
                 run_window(scene, listener.poll)
         finally:

@@ -309,6 +309,12 @@ class Scene:
         found = panes(self._layout, *self.size)
         return next(((name, pane) for name, pane in found.items() if pane.holds(x, y)), None)
 
+    def remember(self, state: TwinState) -> None:
+        """Take a state into curves and means without showing it: a slow display skips some, a curve must not."""
+        for listener in self._listeners:
+            listener(state)
+        self.history.add(state)
+
     def update(self, state: TwinState) -> None:
         """Show a new state: wall colors, tool, numbers; visibly untrusted if it carries flags.
 
@@ -323,9 +329,7 @@ class Scene:
             )
         self._tool.show(state)
         self._state, self._silent_s, self._problem = state, None, None
-        for listener in self._listeners:
-            listener(state)
-        self.history.add(state)
+        self.remember(state)
         self._guidance = self.guide.look(state)
         course = np.zeros((0, 3)) if self._guidance is None else self._guidance.way
         self._tool.show_lines(self.history.trail(TRAIL_S), course)

@@ -135,7 +135,9 @@ def _add_mesh(
     else:
         place = primvars.CreatePrimvar("st", Sdf.ValueTypeNames.TexCoord2fArray, UsdGeom.Tokens.vertex)
         pressure = primvars.CreatePrimvar("pressure", Sdf.ValueTypeNames.FloatArray, UsdGeom.Tokens.vertex)
-        frames = [(None, np.asarray(structure.scalars, dtype=np.float64))]
+        frames: list[tuple[float | None, NDArray[np.float64]]] = [
+            (None, np.asarray(structure.scalars, dtype=np.float64))
+        ]
         if structure.cycle is not None:
             phases = np.asarray(structure.cycle, dtype=np.float64)
             codes = np.linspace(0.0, period_s * CODES_PER_S, len(phases) + 1)
