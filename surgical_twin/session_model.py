@@ -1,7 +1,7 @@
 """What a session reads from the case and never changes: the trained model, the planned points, the settings."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from meshes.files import read_lumen_mesh
 from registration.lumen.tracking import LumenTracker
 from registration.point_files import read_point_file
-from surgical_twin.assimilation.flow_filter import FlowFilter
-from surgical_twin.case import AXIS, FIDUCIALS, MESH, REDUCED, Case
+from surgical_twin.assimilation.flow_filter import FilterSettings, FlowFilter
+from surgical_twin.assimilation.mesh_losses import mesh_drop_deviation
+from surgical_twin.case import AXIS, BRANCHES, FIDUCIALS, MESH, REDUCED, Case, read_table
 from surgical_twin.flow.field_decoder import FieldDecoder, PointOperator
 from surgical_twin.flow.port_model import PortParameters, PortState
 from surgical_twin.flow.reduced import ReducedModel
@@ -21,6 +22,10 @@ from surgical_twin.registration_inputs import read_branch_tree
 from surgical_twin.units import CUBIC_METRES_PER_ML, METRES_PER_MM, PASCAL_PER_MMHG
 
 Array = NDArray[np.float64]
+
+
+REACH_MM = 1.0
+"""So far from a station of the centerline pressure is taken to change as it does there."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,8 @@ class SessionModel:
     settings: SessionSettings
     lumen: LumenTracker | None = None
     """What follows the catheter through the vessel tree; None where there is no tree."""
+    outlets_behind: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    """By branch: which outlets (N,) its blood goes to."""
 
     @classmethod
     def load(cls, case: Case, settings: SessionSettings | None = None) -> "SessionModel":
@@ -124,7 +131,7 @@ class SessionModel:
         return cls(
             case_hash=case.session_hash(),
             reduced=reduced,
-            filter=FlowFilter(reduced.ports, waveform, planned),
+            filter=FlowFilter(reduced.ports, waveform, planned, filter_settings(case)),
             waveform=waveform,
             fiducials=read_point_file(case.require(FIDUCIALS)).by_name(),
             axis=Place.of(reduced, stations),
@@ -133,6 +140,7 @@ class SessionModel:
             pressure_error_mmhg=reduced.port_pressure_error / PASCAL_PER_MMHG,
             settings=chosen,
             lumen=LumenTracker(read_branch_tree(case)),
+            outlets_behind=outlets_behind(case, outlets),
         )
 
     @cached_property
@@ -168,6 +176,48 @@ class SessionModel:
         """What the model says at points (n, 3) mm, LPS."""
         return Place.of(self.reduced, points)
 
+    @cached_property
+    def along_vessel(self) -> "PointOperator | None":
+        """Pressure at the stations of the vessel's centerline; None where there is none."""
+        if self.lumen is None:
+            return None
+        return self.reduced.decoder.point_operator(self.lumen.tree.points * METRES_PER_MM)
+
+    @cached_property
+    def _slopes(self) -> Array:
+        """(stations, K) 1/mm: change of the pressure modes along the centerline."""
+        assert self.lumen is not None
+        assert self.along_vessel is not None
+        tangents = self.lumen.tree.tangents
+        slopes: Array = np.einsum("njk,nj->nk", self.along_vessel.mode_gradients, tangents) * METRES_PER_MM
+        return slopes
+
+    def pressure_near(self, place: "Place", ports: PortState, position: Array, moved: Array) -> Array:
+        """(members,) mmHg: pressure at a point that each member has somewhere else.
+
+        Args:
+            place: of the point.
+            ports: the ensemble.
+            position: (3,) mm, the point.
+            moved: (members, 3) mm from there.
+        """
+        coefficients = self.reduced.decoder.coefficients(ports)
+        here = (coefficients @ place.operator.modes[0]) / PASCAL_PER_MMHG
+        if self.lumen is None or self.along_vessel is None:
+            gradient = place.operator.gradient(coefficients.mean(axis=0, keepdims=True))[0, 0]
+            linear: Array = here + moved @ gradient * METRES_PER_MM / PASCAL_PER_MMHG
+            return linear
+        tree = self.lumen.tree
+        places = np.vstack([position, position + moved])
+        near = tree.tree.query(places)[1]
+        beside = np.einsum("nj,nj->n", places - tree.points[near], tree.tangents[near])
+        # Beyond its half of the way to the next station a place is nearest to that one, but for a vessel's ends.
+        beside = np.clip(beside, -REACH_MM, REACH_MM)
+        modes = self.along_vessel.modes[near] + beside[:, None] * self._slopes[near]
+        change = ((modes[1:] - modes[0]) * coefficients).sum(axis=1)
+        along: Array = here + change / PASCAL_PER_MMHG
+        return along
+
     def port_flow(self, ports: PortState) -> Array:
         """(members, ports) m^3/s: into the inlet, out of the outlets."""
         return np.column_stack([ports.inflow, ports.flow])
@@ -175,6 +225,26 @@ class SessionModel:
     def port_pressure(self, ports: PortState) -> Array:
         """(members, ports) Pa."""
         return np.column_stack([ports.inlet_pressure, ports.outlet_pressure])
+
+
+def outlets_behind(case: Case, outlets: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
+    """By branch: which outlets (N,) its blood goes to."""
+    rows = {row["branch"]: row for row in read_table(case.require(BRANCHES))}
+    behind = {name: np.zeros(len(outlets), dtype=bool) for name in rows}
+    for row in rows.values():
+        if row["port"] not in outlets:
+            continue
+        name = row["branch"]
+        while name in rows:
+            behind[name][outlets.index(row["port"])] = True
+            name = rows[name]["parent"]
+    return behind
+
+
+def filter_settings(case: Case) -> FilterSettings:
+    """The filter's settings for a case: its losses are known less, the more coarsely its stenoses are meshed."""
+    usual = FilterSettings()
+    return replace(usual, drop_deviation=float(np.hypot(usual.drop_deviation, mesh_drop_deviation(case))))
 
 
 def flow_error(

@@ -2,17 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from registration.landmarks import LandmarkRegistration
+from registration.pose_error import PoseError
 from streams.events import SequenceWatch
-from streams.messages import IntakeReport, SessionStart, ToolPose
+from streams.messages import Forecast, IntakeReport, SessionStart, ToolPose
 from surgical_twin.assimilation.beat import Beat
 from surgical_twin.assimilation.flow_filter import FilterState
+from surgical_twin.assimilation.self_watch import SelfWatch
+from surgical_twin.assimilation.sights import displacements, error_factor
+from surgical_twin.assimilation.signal_watch import SignalWatch
+from surgical_twin.beat_means import BeatMeans
 from surgical_twin.following import Following
+from surgical_twin.late_data import Taken
 
 Array = NDArray[np.float64]
 
@@ -35,7 +42,40 @@ def replace[T](value: T, **changes: Any) -> T:
 
 @dataclass(frozen=True)
 class TipFix:
-    """Where a tool's tip is, in image space."""
+    """Where a tool's tip is, in image space, as fiducials put it, and the lumen where the case wants it."""
+
+    position: Array
+    """(3,) mm, LPS"""
+    error: PoseError
+    """of the registration"""
+    tracker_variance: float
+    """mm^2 per axis"""
+
+    @property
+    def covariance(self) -> Array:
+        """(3, 3) mm^2: registration and tracker together."""
+        total: Array = self.error.point_covariance(self.position) + np.eye(3) * self.tracker_variance
+        return total
+
+    @cached_property
+    def factor(self) -> Array:
+        """(6, 6) `error_factor` of the registration's error."""
+        return error_factor(self.error)
+
+    def shown(self, ensemble: FilterState | None) -> "ShownTip":
+        """The tip with what the pressures measured along the vessel say of the registration."""
+        if ensemble is None:
+            covariance = self.error.point_covariance(self.position)
+            return ShownTip(self.position, self.covariance, float(np.sqrt(np.trace(covariance))))
+        moved = displacements(ensemble, self.position, self.factor, self.error.center)
+        covariance = np.cov(moved.T)
+        tracker = np.eye(3) * self.tracker_variance
+        return ShownTip(self.position + moved.mean(axis=0), covariance + tracker, float(np.sqrt(np.trace(covariance))))
+
+
+@dataclass(frozen=True)
+class ShownTip:
+    """Where a tool's tip is by all that is known."""
 
     position: Array
     """(3,) mm, LPS"""
@@ -73,6 +113,17 @@ class SessionState:
     """How far the session was behind its messages at the last tick."""
     used_ns: Mapping[str, int] = field(default_factory=dict)
     """Per stream: time of the last observation that was given to the filter."""
+    registrations: int = 0
+    """How often the patient was registered."""
+    taken: tuple[Taken, ...] = ()
+    """The last observations, for those that come late."""
+    checkpoints: tuple[FilterState, ...] = ()
+    """The ensemble at the last R-waves, the newest last."""
+    watching: SelfWatch = field(default_factory=SelfWatch)
+    signals: Mapping[str, SignalWatch] = field(default_factory=dict)
+    """By pressure sensor."""
+    means: BeatMeans | None = None
+    forecasts: tuple[Forecast, ...] = ()
     intake: IntakeReport | None = None
     """What the intake last said of the streams: silent ones, losses, clocks."""
     published: int = 0
@@ -109,5 +160,4 @@ def tip_fix(state: SessionState, tool: str | None, time_ns: int) -> TipFix | Non
         drift = state.following.drift
         position, error = drift.correction[:3, :3] @ position + drift.correction[:3, 3], drift.error
     deviation = TRACKER_ERROR_MM if pose.error is None else pose.error / np.sqrt(3.0)
-    covariance = error.point_covariance(position)
-    return TipFix(position, covariance + np.eye(3) * deviation**2, float(np.sqrt(np.trace(covariance))))
+    return TipFix(position, error, float(deviation) ** 2)
