@@ -30,7 +30,7 @@ Array = NDArray[np.float64]
 HORIZONS = (1, 5, 30)
 """Beats."""
 
-FEWEST = 10
+FEWEST = 4
 """States of a beat that make a mean."""
 
 

@@ -2,7 +2,8 @@
 is looked at once more.
 
 Within a fixed lag the session keeps of each observation what it looked at, what was measured, how it was weighed, and
-the ensemble before it. Nothing is drawn at random, so a replay of the same events does the same work with the same result.
+the ensemble before it. Nothing is drawn at random, so a replay of the same events does the same work with the same
+result.
 """
 
 from __future__ import annotations

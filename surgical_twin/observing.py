@@ -1,9 +1,9 @@
 """What the session does with a measurement: how it is seen, judged, watched, and given to the filter.
 
 Every kind of measurement is turned into a `Look`: what it looks at (``assimilation.sights``), what was measured, and
-the parts of its error. The rest is the same for all: judge it against the ensemble, tell the self-watch, refuse it where
-it is beyond belief or its sensor is not trusted, else condition the ensemble. A measurement that comes late is put where
-it belongs (``late_data``).
+the parts of its error. The rest is the same for all: judge it against the ensemble, tell the self-watch, refuse it
+where it is beyond belief or its sensor is not trusted, else condition the ensemble. A measurement that comes late is
+put where it belongs (``late_data``).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from dataclasses import replace as replace_parts
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from streams.messages import CardiacOutput, DopplerVelocity, FlowSample, PressureSamples, SectionFlow
 from surgical_twin.assimilation.beat import Beat
 from surgical_twin.assimilation.flow_filter import FilterState
-from surgical_twin.assimilation.observation import ObservationError, place_variance
+from surgical_twin.assimilation.observation import ObservationError
 from surgical_twin.assimilation.self_watch import CHANGED, DIVERGED, MOVED, Finding
 from surgical_twin.assimilation.sights import FlowSight, LineSight, Sight, TipSight, VelocitySight
 from surgical_twin.late_data import TOLERANCE_NS, Taken, ensemble_before, place_of, remembered, taken_again
@@ -29,6 +30,15 @@ Array = NDArray[np.float64]
 
 GATE = 5.0
 """Innovations beyond this many expected standard deviations are not believed."""
+
+CHANGED_GATE = 20.0
+"""The same for pressures of a patient who is known to have changed."""
+
+CHANGED_MODEL_ERROR = 3.0
+"""So many times larger the model's error may be meanwhile."""
+
+CHANGED_SPREAD = 2.0
+"""So many times the prior's spread the circulation may then be off."""
 
 ML_S_PER_L_MIN = 1000.0 / 60.0
 
@@ -81,14 +91,16 @@ def pressure_looker(model: SessionModel, state: SessionState, samples: PressureS
             return "place_unknown"
         shown = fix.shown(ensemble)
         place = model.place(fix.position)
-        reach = 1.0 + 2.0 * float(np.sqrt(np.linalg.eigvalsh(shown.covariance)[-1]))
-        if place.outside_mm[0] > reach:
-            return "tip_outside_lumen"
+        if place.outside_mm[0] > 0.0:
+            reach = 1.0 + 2.0 * float(np.sqrt(np.linalg.eigvalsh(shown.covariance)[-1]))
+            if place.outside_mm[0] > reach:
+                return "tip_outside_lumen"
         ports = ensemble.ports
+        gradient = model.mean_gradient(place, ports)
         parts = ObservationError(
             sensor=noise,
             # What the registration leaves open is the ensemble's; the tracker's own error is another one each time.
-            place=place_variance(place.mean_gradient(ports)[0], np.eye(3) * fix.tracker_variance),
+            place=float(gradient @ gradient) * fix.tracker_variance,
             model=float(model.model_error_mmhg(place, ports)[0]) ** 2,
         )
         sight = TipSight(samples.sensor, fix.position, fix.factor, fix.error.center, place)
@@ -255,10 +267,14 @@ def _take(
         state = replace(state, watching=watching)
         if watching.excluded(look.sensor) or _unsound(state, look.sensor):
             return state.counting(excluded=1), Taken(time_ns, look.sight, look.observed, None, ensemble)
-    if not abs(normalized) <= GATE:
+    # Where the patient has changed, what the sensors say is news and not an error.
+    followed = state.watching.condition == CHANGED and look.sensor is not None
+    if not abs(normalized) <= GATE and not (followed and abs(normalized) <= CHANGED_GATE):
         return state.refusing(look.refusal, time_ns), Taken(time_ns, look.sight, look.observed, None, ensemble)
     if not model.settings.assimilate:
         return state, None
+    if followed:  # while a circulation changes, the model has more to be wrong about
+        error = replace_parts(error, model=CHANGED_MODEL_ERROR**2 * error.model)
     evidence = error.as_evidence(
         interval_s=look.interval_s,
         # The tracker's error is another one with each pose.
@@ -294,7 +310,7 @@ def _recover(model: SessionModel, state: SessionState, finding: Finding) -> Sess
     """The session after a fault was found: what the fault taught the filter is undone, and it is unsure again."""
     ensemble, beat = running(state)
     if finding.condition == CHANGED:
-        ensemble = model.filter.reopened(ensemble)
+        ensemble = model.filter.reopened(ensemble, parameters=CHANGED_SPREAD)
     elif finding.condition == DIVERGED:
         ensemble = model.filter.reopened(ensemble)
         for sensor in finding.sensors:

@@ -56,7 +56,7 @@ from surgical_twin.observing import (
     with_sensor,
 )
 from surgical_twin.session_model import SessionModel
-from surgical_twin.session_state import SessionState, registered_tip, replace
+from surgical_twin.session_state import SessionState, jumped, registered_tip, replace
 from surgical_twin.twin_state import build_twin_state
 
 LONGEST_STEP_NS = 5_000_000_000
@@ -158,6 +158,8 @@ class Session:
         if known is not None and pose.source_time_ns < known.source_time_ns:
             return state.counting(late=1)
         state = replace(state, poses={**state.poses, pose.tool: pose})
+        if known is not None and pose.tool == state.tool and jumped(known, pose):
+            state = self._doubted(state, pose.source_time_ns)
         if self.model.lumen is None or state.registration is None or not pose.valid or pose.tool != state.tool:
             return state
         following = follow(
@@ -169,6 +171,13 @@ class Session:
             correct=self.model.settings.follow_lumen,
         )
         return state if following is state.following else replace(state, following=following)
+
+    def _doubted(self, state: SessionState, time_ns: int) -> SessionState:
+        """The session after the patient or the tracker's reference was pushed: the registration is less than it was."""
+        state = replace(state, doubted_ns=time_ns, following=None, taken=(), checkpoints=())
+        if state.ensemble is None:
+            return state
+        return replace(state, ensemble=self.model.filter.displaced(state.ensemble))
 
     def _touch(self, state: SessionState, touch: FiducialTouch) -> SessionState:
         if touch.fiducial not in self.model.fiducials:
@@ -191,6 +200,7 @@ class Session:
             registration=registration,
             registration_problem=None,
             registrations=state.registrations + 1,
+            doubted_ns=None,
             following=None,
         )
         if state.ensemble is None:

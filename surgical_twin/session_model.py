@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +46,8 @@ class SessionSettings:
     drop_uncertainty: float = 0.05
     """Relative uncertainty of the pressure drop inside the lumen that one factor on the whole tree (the filter's
     ``drop_factor``) does not take up: the wall is not wrong by the same everywhere."""
-    shape_uncertainty: float = 0.05
-    """How far the patient's inflow may be from the planned shape, as a share of the mean flow."""
+    shape_uncertainty: float = 0.02
+    """How far the patient's inflow may be from all shapes that the filter can learn, as a share of the mean flow."""
     follow_lumen: bool = False
     """Whether the registration's drift, as the catheter's way through the lumen shows it, is taken out of the tip's
     position."""
@@ -109,6 +110,8 @@ class SessionModel:
     """What follows the catheter through the vessel tree; None where there is no tree."""
     outlets_behind: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     """By branch: which outlets (N,) its blood goes to."""
+    _decoded: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """The ensemble decoded last, and its coefficients: only what would be computed again."""
 
     @classmethod
     def load(cls, case: Case, settings: SessionSettings | None = None) -> "SessionModel":
@@ -153,13 +156,32 @@ class SessionModel:
         impedance = 1.0 / np.sum(1.0 / (planned.proximal_resistance + distal))
         return float(self.settings.shape_uncertainty * self.waveform.mean * abs(impedance)) / PASCAL_PER_MMHG
 
+    def coefficients(self, ports: PortState) -> Array:
+        """(members, K) Pa: the decoder's of an ensemble, which is asked several times about one."""
+        known = self._decoded.get("ports")
+        if known is not ports:
+            self._decoded["ports"], self._decoded["coefficients"] = ports, self.reduced.decoder.coefficients(ports)
+        return cast(Array, self._decoded["coefficients"])
+
+    def pressure_at(self, place: "Place", ports: PortState) -> Array:
+        """(members, n) mmHg at the points of a place."""
+        return place.operator.pressure(self.coefficients(ports)) / PASCAL_PER_MMHG
+
+    def mean_gradient(self, place: "Place", ports: PortState) -> Array:
+        """(3,) mmHg/mm, of the ensemble's mean at a place of one point."""
+        mean = self.coefficients(ports).mean(axis=0, keepdims=True)
+        gradient: Array = place.operator.gradient(mean)[0, 0] * METRES_PER_MM / PASCAL_PER_MMHG
+        return gradient
+
     def model_error_mmhg(self, place: "Place", ports: PortState) -> Array:
         """(n,) standard deviation of the model's error in pressure at the points of a place.
 
         Of three parts: the reduced model against held-out 3D runs; the 3D model against the patient, as a share of the
         pressure drop from the inlet; and the inflow's unknown shape.
         """
-        drop = (place.pressure(ports) - ports.inlet_pressure[:, None] / PASCAL_PER_MMHG).mean(axis=0)
+        # Of the members' mean, and so of their mean coefficients; the first one is the inlet's pressure.
+        mean = self.coefficients(ports).mean(axis=0)
+        drop = (place.operator.modes @ mean - mean[0]) / PASCAL_PER_MMHG
         return self.with_discrepancy(place.error_mmhg, drop)
 
     def port_error_mmhg(self, ports: PortState) -> Array:
@@ -201,7 +223,7 @@ class SessionModel:
             position: (3,) mm, the point.
             moved: (members, 3) mm from there.
         """
-        coefficients = self.reduced.decoder.coefficients(ports)
+        coefficients = self.coefficients(ports)
         here = (coefficients @ place.operator.modes[0]) / PASCAL_PER_MMHG
         if self.lumen is None or self.along_vessel is None:
             gradient = place.operator.gradient(coefficients.mean(axis=0, keepdims=True))[0, 0]

@@ -1,5 +1,6 @@
 """What the session remembers between two events, and where that puts the tip."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -68,9 +69,11 @@ class TipFix:
             covariance = self.error.point_covariance(self.position)
             return ShownTip(self.position, self.covariance, float(np.sqrt(np.trace(covariance))))
         moved = displacements(ensemble, self.position, self.factor, self.error.center)
-        covariance = np.cov(moved.T)
+        middle = moved.mean(axis=0)
+        away = moved - middle
+        covariance = away.T @ away / (len(moved) - 1)
         tracker = np.eye(3) * self.tracker_variance
-        return ShownTip(self.position + moved.mean(axis=0), covariance + tracker, float(np.sqrt(np.trace(covariance))))
+        return ShownTip(self.position + middle, covariance + tracker, float(np.sqrt(np.trace(covariance))))
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,8 @@ class SessionState:
     """How far the session was behind its messages at the last tick."""
     used_ns: Mapping[str, int] = field(default_factory=dict)
     """Per stream: time of the last observation that was given to the filter."""
+    doubted_ns: int | None = None
+    """When the tip last jumped as no catheter does; None where it did not since the last registration."""
     registrations: int = 0
     """How often the patient was registered."""
     taken: tuple[Taken, ...] = ()
@@ -139,6 +144,25 @@ class SessionState:
     def refusing(self, reason: str, time_ns: int) -> "SessionState":
         """The state after an observation was refused for a reason."""
         return replace(self, refused={**self.refused, reason: time_ns}).counting(refused=1)
+
+
+FASTEST_MM_S = 200.0
+"""A catheter's tip is not moved faster by hand."""
+
+JUMP_MM = 4.0
+"""Beyond what the tracker's noise makes of a tip at rest."""
+
+LONGEST_STEP_NS = 250_000_000
+"""Poses farther apart in time show no jump."""
+
+
+def jumped(before: ToolPose, after: ToolPose) -> bool:
+    """Whether a tip moved as no catheter does: the patient, the tracker or its reference was pushed."""
+    elapsed = after.source_time_ns - before.source_time_ns
+    if not (before.valid and after.valid and 0 < elapsed < LONGEST_STEP_NS):
+        return False
+    noise = max(before.error or 0.0, after.error or 0.0, TRACKER_ERROR_MM)
+    return math.dist(before.position, after.position) > JUMP_MM + 6.0 * noise + FASTEST_MM_S * elapsed * 1e-9
 
 
 def registered_tip(registration: LandmarkRegistration, pose: ToolPose) -> Array:

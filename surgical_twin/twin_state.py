@@ -24,7 +24,6 @@ from surgical_twin.assimilation.flow_filter import (
     SENSOR_COLUMNS,
     FilterState,
 )
-from surgical_twin.assimilation.observation import place_variance
 from surgical_twin.assimilation.self_watch import DAMPED, DISTORTED, MOVED, SelfWatch, nis_bounds
 from surgical_twin.assimilation.sights import displacements
 from surgical_twin.intervals import estimate, estimates
@@ -101,7 +100,7 @@ def build_twin_state(model: SessionModel, state: SessionState, time_ns: int) -> 
     tip_pressure, tip_parts = None, None
     if fix is not None and shown is not None:
         tip_pressure, tip_parts = _tip_pressure(model, running, fix, shown)
-    axis, axis_error = model.axis.pressure(ports), model.model_error_mmhg(model.axis, ports)
+    axis, axis_error = model.pressure_at(model.axis, ports), model.model_error_mmhg(model.axis, ports)
     port_error = model.port_error_mmhg(ports)
     if float(model.reduced.in_range(ports).mean()) > RANGE_LIMIT:
         flags.append("out_of_trained_range")
@@ -114,7 +113,7 @@ def build_twin_state(model: SessionModel, state: SessionState, time_ns: int) -> 
         port_flow_ml_s=_by_port(model.port_names, flow, model.flow_error_ml_s),
         parameters=_parameters(model, running.log_factors),
         axis_pressure_mmhg=estimates(axis, axis_error),
-        field_coefficients=tuple(float(value) for value in model.reduced.decoder.coefficients(ports).mean(axis=0)),
+        field_coefficients=tuple(float(value) for value in model.coefficients(ports).mean(axis=0)),
         field_deviation_mmhg=float(np.sqrt(pressure[:, 0].var(ddof=1) + port_error[0] ** 2)),
         inflow_shape=estimates(running.shape),
         sensors=_sensors(running, state),
@@ -131,10 +130,11 @@ def _tip_pressure(
     """Pressure at the tip, and what its uncertainty is made of."""
     ports = ensemble.ports
     place = model.place(shown.position)
-    here = place.pressure(ports)[:, 0]
+    here = model.pressure_at(place, ports)[:, 0]
     moved = displacements(ensemble, fix.position, fix.factor, fix.error.center)
     members = model.pressure_near(place, ports, shown.position, moved - moved.mean(axis=0))
-    tracker = place_variance(place.mean_gradient(ports)[0], np.eye(3) * fix.tracker_variance)
+    gradient = model.mean_gradient(place, ports)
+    tracker = float(gradient @ gradient) * fix.tracker_variance
     error = float(model.model_error_mmhg(place, ports)[0])
     parameter, total = float(here.var(ddof=1)), float(members.var(ddof=1))
     # Where the tip is and what the patient is may be known together better than either: then all of it is the patient.
@@ -245,6 +245,8 @@ def _flags(model: SessionModel, state: SessionState, time_ns: int, *, tip_known:
         flags.append("registration_problem")
     if state.following is not None and state.following.drifted:
         flags.append("registration_drifted")
+    if state.doubted_ns is not None:
+        flags.append("registration_doubtful")
     if state.beat is None:
         flags.append("no_heart_beat")
     elif time_ns - state.beat.start_ns > OVERDUE_BEATS * state.beat.period_ns:

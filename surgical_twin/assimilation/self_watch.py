@@ -48,8 +48,14 @@ FEWEST = 12
 KEPT = 12
 """Beats that are remembered."""
 
+WARMING_UP = 3
+"""Beats of a new sensor in which the filter still learns what is usual, and names nothing."""
+
 CLEARED_AFTER = 2
 """Good beats in a row after which a sensor is trusted again."""
+
+CHANGE_CLEARED_AFTER = 4
+"""A circulation that has changed takes some beats to come to rest."""
 
 DIVERGED_AFTER = 4
 """Bad beats in a row."""
@@ -165,7 +171,7 @@ def judge_beat(tally: Tally) -> BeatVerdict | None:
         slope_doubt=math.sqrt(0.08**2 + passing / n / variance + model / variance),
         growth=late_offset - tally.early_offset / max(tally.early, 1),
         rest=rest,
-        rest_expected=math.sqrt(passing + model),
+        rest_expected=math.sqrt(passing + tally.lasting / n),
         nis=tally.nis / n,
     )
 
@@ -181,6 +187,8 @@ class SensorWatch:
     since_ns: int = 0
     good: int = 0
     """good beats in a row"""
+    seen: int = 0
+    """beats"""
 
     @property
     def nis(self) -> float | None:
@@ -247,9 +255,11 @@ class SelfWatch:
             fresh[name] = verdict
             good = known.good + 1 if verdict.good else 0
             condition = "" if good >= CLEARED_AFTER else known.condition
-            closed[name] = SensorWatch(None, (*known.beats, verdict)[-KEPT:], condition, known.since_ns, good)
+            beats = (*known.beats, verdict)[-KEPT:]
+            closed[name] = SensorWatch(None, beats, condition, known.since_ns, good, known.seen + 1)
         watch = replace(self, sensors=closed)
-        if watch.condition and fresh and all(closed[name].good >= CLEARED_AFTER for name in fresh):
+        settled = CHANGE_CLEARED_AFTER if watch.condition == CHANGED else CLEARED_AFTER
+        if watch.condition and fresh and all(closed[name].good >= settled for name in fresh):
             watch = replace(watch, condition="")
         finding = _finding(watch, fresh)
         if finding is None:
@@ -279,18 +289,26 @@ class SelfWatch:
 
 def _finding(watch: SelfWatch, fresh: Mapping[str, BeatVerdict]) -> Finding | None:
     """What the beats that just ended say that is not known yet."""
-    unexplained = {name: one for name, one in fresh.items() if not one.good and not watch.sensors[name].condition}
+    unexplained = {
+        name: one
+        for name, one in fresh.items()
+        if not one.good and not watch.sensors[name].condition and watch.sensors[name].seen > WARMING_UP
+    }
     if not unexplained or watch.condition == SWAPPED:
         return None
+    if watch.condition == CHANGED:
+        # The patient is not yet where the filter looks for him.
+        lost = tuple(name for name, one in unexplained.items() if one.off)
+        return Finding(CHANGED, lost) if lost else None
     off = {name: one for name, one in unexplained.items() if one.off}
     if len(off) == 2 and (pair := _swapped(off)):
         return Finding(SWAPPED, pair)
     for name, one in unexplained.items():
         if one.small and abs(one.offset) < 0.5 * (1.0 - one.slope) * max(abs(one.expected), 1.0):
             return Finding(DAMPED, (name,))
-    if watch.condition != CHANGED:
-        if len(off) >= 2 and len(off) == len(fresh) and len({one.offset > 0 for one in off.values()}) == 1:
-            return Finding(CHANGED, tuple(off))
+    if len(off) >= 2 and len(off) == len(fresh) and len({one.offset > 0 for one in off.values()}) == 1:
+        return Finding(CHANGED, tuple(off))
+    if len(fresh) == 1:
         for name, one in off.items():
             if abs(one.growth) >= STEADY * abs(one.offset) and one.growth * one.offset > 0:
                 return Finding(CHANGED, (name,))

@@ -20,6 +20,7 @@ came after it be looked at once more (``surgical_twin.late_data``).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -49,8 +50,14 @@ class Sight(Protocol):
 def error_factor(error: PoseError) -> Array:
     """(6, 6) the symmetric root of a registration's covariance, turns weighed by `ARM_MM`: standard deviations to
     (rad, mm)."""
+    return _root(np.ascontiguousarray(error.covariance).tobytes())
+
+
+@lru_cache(maxsize=8)
+def _root(covariance: bytes) -> Array:
+    """A registration stays for many observations."""
     weight = np.repeat([ARM_MM, 1.0], 3)
-    values, vectors = np.linalg.eigh(error.covariance * np.outer(weight, weight))
+    values, vectors = np.linalg.eigh(np.frombuffer(covariance).reshape(6, 6) * np.outer(weight, weight))
     root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
     factor: Array = root / weight[:, None]
     return factor
