@@ -278,10 +278,7 @@ class FlowFilter:
         """
         settings = self.settings
         prior = np.zeros(SENSOR_COLUMNS)
-        zero = settings.bias_deviation if zero_deviation_mmhg is None else max(zero_deviation_mmhg, DISPLACED = 4.0
-"""Standard deviations of the registration's error after a push, in those of a sound one."""
-
-LEAST_BIAS_MMHG)
+        zero = settings.bias_deviation if zero_deviation_mmhg is None else max(zero_deviation_mmhg, LEAST_BIAS_MMHG)
         prior[BIAS], prior[DRIFT] = zero, settings.drift_deviation
         if port is not None:
             prior[FREQUENCY] = UNKNOWN_DEVIATION if frequency_hz is None else MEASURED_DEVIATION
