@@ -26,11 +26,11 @@ from surgical_twin.case import Case
 from surgical_twin.errors import InputError
 from surgical_twin.flow.anatomy_model import Element
 from surgical_twin.flow.port_state import PortState
+from surgical_twin.intervals import estimate, estimates
 from surgical_twin.prediction.circulation import Beat, Circulation, Source, held, periodic_beat
 from surgical_twin.prediction.interventions import Intervention, Situation, apply_all
 from surgical_twin.prediction.lesion_places import LesionPlaces
 from surgical_twin.session_model import SessionModel
-from surgical_twin.twin_state import estimate, estimates
 from surgical_twin.units import CUBIC_METRES_PER_ML, PASCAL_PER_MMHG
 
 Array = NDArray[np.float64]
