@@ -5,9 +5,9 @@ their past (`surgical_twin.flow.field_decoder`), so the display recomputes the p
 
     d lambda / dt = (Q - lambda) / tau          (exact for a flow that is linear between two states)
 
-Wall shear stress is mu times the tangential part of the velocity's gradient in the cell behind the wall, averaged over
-the triangles at a vertex: of first order in the cell's size, and low where the boundary layer is thinner than a cell.
-It is shown as a picture, not as a number.
+Wall shear stress is the flow model's own, as the 3D runs had it, where these kept it. Elsewhere it is mu times the
+tangential part of the velocity's gradient in the cell behind the wall, averaged over the triangles at a vertex: of first
+order in the cell's size, and low where the boundary layer is thinner than a cell; a picture rather than a number.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from meshes.files import read_lumen_mesh
 from streams.messages import TwinState
 from surgical_twin.case import MESH, REDUCED, Case
-from surgical_twin.flow.field_decoder import flow_features
+from surgical_twin.flow.field_decoder import ModalMap
 from surgical_twin.flow.reduced import ReducedModel
 from surgical_twin.units import CUBIC_METRES_PER_ML, METRES_PER_MM
 
@@ -111,15 +111,22 @@ class DisplayFields:
         self.memory = FlowMemory(decoder.outlets, reduced.ports.time_constants)
         self._decoder = decoder
         used, corners = np.unique(triangles, return_inverse=True)
-        self._shear_modes = _shear_modes(
-            decoder.points,
-            decoder.tetrahedra,
-            triangles,
-            corners.reshape(-1, 3),
-            len(used),
-            decoder.velocity_part.modes,
-        )
-        self._shear_modes *= np.float32(viscosity_pa_s)
+        if decoder.wall_shear_part is None:
+            self._shear_part = decoder.velocity_part
+            self._shear_modes = _shear_modes(
+                decoder.points,
+                decoder.tetrahedra,
+                triangles,
+                corners.reshape(-1, 3),
+                len(used),
+                decoder.velocity_part.modes,
+            )
+            self._shear_modes *= np.float32(viscosity_pa_s)
+        else:
+            self._shear_part = decoder.wall_shear_part
+            # Vertices of the ports alone have none.
+            self._shear_modes = np.zeros((len(used), *self._shear_part.modes.shape[1:]), dtype=np.float32)
+            self._shear_modes[np.searchsorted(used, decoder.wall_nodes)] = self._shear_part.modes
         cells = np.hstack([np.full((len(decoder.tetrahedra), 1), 4), decoder.tetrahedra]).ravel()
         self.grid = pv.UnstructuredGrid(cells, np.full(len(decoder.tetrahedra), pv.CellType.TETRA), points_mm)
 
@@ -145,10 +152,9 @@ class DisplayFields:
         flow = np.full((1, outlets), 2.0 * mean_flow_m3_s / outlets)
         lagged = np.repeat(flow[:, None], len(self.memory.ports.lagged_flow[0]), axis=1)
         one = np.ones(1)
-        amplitudes = self._amplitudes(_Ports(flow, 0.0 * flow, lagged, 0.0 * one, one))
-        shear = np.linalg.norm(self._shear_modes @ amplitudes, axis=1)
-        modes = self._decoder.velocity_part.modes
-        speed = np.linalg.norm((modes.reshape(-1, modes.shape[2]) @ amplitudes).reshape(-1, 3), axis=1)
+        ports = _Ports(flow, 0.0 * flow, lagged, 0.0 * one, one)
+        shear = np.linalg.norm(self._shear_modes @ _amplitudes(self._shear_part, ports), axis=1)
+        speed = np.linalg.norm(self._decoder.velocity_part.field(ports)[0], axis=1)
         return _round_up(float(np.percentile(shear, 99.0))), _round_up(float(np.percentile(speed, 99.5)))
 
     def take(self, state: TwinState) -> None:
@@ -159,19 +165,20 @@ class DisplayFields:
         """(n,) Pa at the display surface's vertices; None where the state tells no flow."""
         if not state.port_flow_ml_s:
             return None
-        return np.asarray(np.linalg.norm(self._shear_modes @ self._amplitudes(), axis=1), dtype=np.float32)
+        shear = self._shear_modes @ _amplitudes(self._shear_part, self.memory.ports)
+        return np.asarray(np.linalg.norm(shear, axis=1), dtype=np.float32)
 
     def velocity_m_s(self, state: TwinState) -> NDArray[np.float32] | None:
         """(nv, 3) m/s at the mesh's vertices; None where the state tells no flow."""
         if not state.port_flow_ml_s:
             return None
-        modes = self._decoder.velocity_part.modes
-        flat = modes.reshape(-1, modes.shape[2]) @ self._amplitudes()
+        part = self._decoder.velocity_part
+        flat = part.modes.reshape(-1, part.modes.shape[2]) @ _amplitudes(part, self.memory.ports)
         return flat.reshape(-1, 3)
 
-    def _amplitudes(self, ports: _Ports | None = None) -> NDArray[np.float32]:
-        features = flow_features(ports or self.memory.ports)
-        return self._decoder.velocity_part.amplitudes(features)[0].astype(np.float32)
+
+def _amplitudes(part: ModalMap, ports: _Ports) -> NDArray[np.float32]:
+    return part.amplitudes(ports)[0].astype(np.float32)
 
 
 def _round_up(value: float) -> float:

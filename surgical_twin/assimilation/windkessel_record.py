@@ -193,7 +193,7 @@ def follow_windkessel(
         np.diag([*[usual.deviation**2] * 3, 20.0**2, still[0, 0], still[1, 1]]),
     )
     observations = (
-        Observation(float(times[k]), record.pressure_mmhg[k : k + 1], np.array([error.noise_mmhg**2]), operator(k))
+        Observation(float(times[k]), record.pressure_mmhg[k : k + 1], np.array([error.noise_mmhg**2]), operator(int(k)))
         for k in used
     )
     normalized, likelihood, belief = [], 0.0, start
