@@ -6,8 +6,8 @@ their past (`surgical_twin.flow.field_decoder`), so the display recomputes the p
     d lambda / dt = (Q - lambda) / tau          (exact for a flow that is linear between two states)
 
 Wall shear stress is the flow model's own, as the 3D runs had it, where these kept it. Elsewhere it is mu times the
-tangential part of the velocity's gradient in the cell behind the wall, averaged over the triangles at a vertex: of first
-order in the cell's size, and low where the boundary layer is thinner than a cell; a picture rather than a number.
+tangential part of the velocity's gradient in the cell behind the wall, averaged over the triangles at a vertex: of
+first order in the cell's size, and low where the boundary layer is thinner than a cell; a picture rather than a number.
 """
 
 from __future__ import annotations
