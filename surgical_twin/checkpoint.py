@@ -19,6 +19,7 @@ from streams.wire import pack
 from surgical_twin import __version__
 from surgical_twin.errors import InputError
 from surgical_twin.session import Session
+from surgical_twin.session_model import SessionModel
 from surgical_twin.session_state import SessionState
 from surgical_twin.state_codec import decode_value, encode_value
 
@@ -67,8 +68,17 @@ class Resumed:
     """time and frame of the last states"""
 
 
-def read_checkpoint(path: Path, case_hash: str) -> Checkpoint:
+def shared_with(model: SessionModel) -> dict[str, object]:
+    """What a session's state refers to and the case holds."""
+    return {"decoder": model.reduced.decoder}
+
+
+def read_checkpoint(path: Path, model: SessionModel) -> Checkpoint:
     """Read a session's checkpoint.
+
+    Args:
+        path: the file.
+        model: the case.
 
     Raises:
         InputError: there is none, or it is of another case or version.
@@ -79,12 +89,12 @@ def read_checkpoint(path: Path, case_hash: str) -> Checkpoint:
         raise InputError(
             f"{path} cannot be read ({error.strerror}): there is no session to go on with; start one without --resume."
         ) from error
-    found = decode_value(data)
+    found = decode_value(data, shared_with(model))
     if not isinstance(found, Checkpoint):
         raise InputError(f"{path} is no session's checkpoint.")
     if found.software != __version__:
         raise InputError(f"{path} is of version {found.software}, this is {__version__}; start a new session.")
-    if found.case_hash != case_hash:
+    if found.case_hash != model.case_hash:
         raise InputError(f"{path} is of a session on another state of the case; start a new session.")
     return found
 
@@ -136,11 +146,15 @@ def _counted(event: Event, tick: int, said: int) -> tuple[int, int]:
 class CheckpointKeeper:
     """Writes the newest checkpoint from a thread of its own, so that a slow disk never delays the session."""
 
-    def __init__(self, path: Path) -> None:
-        """Args:
-        path: the file; an older one is written over.
+    def __init__(self, path: Path, model: SessionModel) -> None:
+        """Begin.
+
+        Args:
+            path: the file; an older one is written over.
+            model: the case.
         """
         self.path = path
+        self._shared = shared_with(model)
         self._newest: Checkpoint | None = None
         self._due = threading.Condition()
         self._ended = self._failed = False
@@ -180,7 +194,7 @@ class CheckpointKeeper:
         """Write a checkpoint now; where that fails, it is logged."""
         try:
             part = self.path.with_name(f".{self.path.name}.part")
-            part.write_bytes(encode_value(checkpoint))
+            part.write_bytes(encode_value(checkpoint, self._shared))
             part.replace(self.path)
             self._failed = False
         except (OSError, TypeError) as error:

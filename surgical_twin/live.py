@@ -92,7 +92,7 @@ STATES_WAITING = 500
 STATES_REMEMBERED = 3000
 """For questions about a time: the last 30 s."""
 
-CHECKPOINT_NS = 500_000_000
+CHECKPOINT_NS = 1_000_000_000
 """Time between two checkpoints; what was recorded after the last is folded again when a session goes on."""
 
 RESTARTED_NS = 3_000_000_000
@@ -229,7 +229,7 @@ class LiveLoop:
             for item in opened:
                 item.close()
             raise
-        self._checkpoints = CheckpointKeeper(checkpoint_path(record, Path(case)))
+        self._checkpoints = CheckpointKeeper(checkpoint_path(record, Path(case)), model)
         self._checkpoint_due_ns = 0
         self._restarted_ns: int | None = None
         self._audit_log = None if audit_log is None else AuditWriter(audit_log)
@@ -267,7 +267,7 @@ class LiveLoop:
 
     def _resumed(self, record: Path | None, case: Path) -> Resumed:
         path = checkpoint_path(record, case)
-        return resume(self.session, read_checkpoint(path, self.session.model.case_hash), record)
+        return resume(self.session, read_checkpoint(path, self.session.model), record)
 
     def stop(self) -> None:
         """End the loop from another thread or a signal handler."""

@@ -4,12 +4,16 @@ A session that is to go on in another process needs its state there exactly as i
 byte for byte as a replay gives them. So numbers keep their bits, mappings their order, and arrays their layout in
 memory, since the order in which a library adds numbers up may depend on it.
 
+What both processes have, such as the case's flow model, is not stored: values that refer to it name it (``known``).
+An array or a record that is referred to from several places is stored once.
+
 Not ``pickle``: what is read makes objects of this project's own value classes only and runs nothing, so that a
 forged file can at worst hold wrong numbers.
 """
 
 import importlib
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import lru_cache
@@ -28,25 +32,29 @@ PACKAGES = ("surgical_twin", "registration", "streams", "meshes")
 
 _PLAIN = (type(None), bool, int, float, str, bytes)
 
-_TUPLE, _LIST, _MAPPING, _SET, _DEQUE, _ARRAY, _SCALAR, _RECORD, _ENUM = range(9)
+_TUPLE, _LIST, _MAPPING, _SET, _DEQUE, _ARRAY, _SCALAR, _RECORD, _ENUM, _KNOWN, _AGAIN = range(11)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder()
 
 
-def encode_value(value: object) -> bytes:
+def encode_value(value: object, known: Mapping[str, object] | None = None) -> bytes:
     """A value as bytes; equal values of equal layout give equal bytes.
+
+    Args:
+        value: of ours.
+        known: what the reader has as well, by name; it is told by identity.
 
     Raises:
         TypeError: it holds something that is neither plain data nor a value class of ours.
     """
-    classes: dict[type, int] = {}
-    content = _plain(value, classes)
-    names = [f"{kind.__module__}:{kind.__qualname__}" for kind in classes]
+    writing = _Writing({id(one): name for name, one in (known or {}).items()})
+    content = writing.plain(value)
+    names = [f"{kind.__module__}:{kind.__qualname__}" for kind in writing.classes]
     return _encoder.encode([names, content])
 
 
-def decode_value(data: bytes) -> Any:
+def decode_value(data: bytes, known: Mapping[str, object] | None = None) -> Any:
     """The value of which `encode_value` made these bytes.
 
     Raises:
@@ -54,38 +62,57 @@ def decode_value(data: bytes) -> Any:
     """
     try:
         names, content = _decoder.decode(data)
-        return _value(content, [_class(name) for name in names])
+        return _Reading([_class(name) for name in names], known or {}).value(content)
     except InputError:
         raise
     except Exception as error:  # whatever a damaged file makes the steps below trip over
         raise InputError(f"A stored state cannot be read ({error}); it is damaged or of another version.") from error
 
 
-def _plain(value: Any, classes: dict[type, int]) -> Any:
-    """What MessagePack can say: plain values as they are, all others as a list that begins with their kind."""
-    kind = type(value)
-    if kind in _PLAIN:
-        return value
-    if kind is np.ndarray:
-        return _plain_array(value)
-    if kind is tuple or kind is list:
-        return [_TUPLE if kind is tuple else _LIST, *(_plain(item, classes) for item in value)]
-    if kind is dict or kind is MappingProxyType:
-        return [_MAPPING, *(_plain(item, classes) for pair in value.items() for item in pair)]
-    if kind is frozenset or kind is set:
-        return [_SET, kind is frozenset, *(_plain(item, classes) for item in sorted(value))]
-    if kind is deque:
-        return [_DEQUE, value.maxlen, *(_plain(item, classes) for item in value)]
-    if isinstance(value, np.generic):
-        return [_SCALAR, value.dtype.str, value.tobytes()]
-    if kind.__module__.partition(".")[0] in PACKAGES:
-        if isinstance(value, Enum):
-            return [_ENUM, classes.setdefault(kind, len(classes)), value.name]
-        names = _field_names(kind)
-        if names is not None:
-            number = classes.setdefault(kind, len(classes))
-            return [_RECORD, number, *(_plain(getattr(value, name), classes) for name in names)]
-    raise TypeError(f"{kind.__module__}.{kind.__qualname__} is no value that can be stored")
+class _Writing:
+    """One value on its way to bytes."""
+
+    def __init__(self, known: Mapping[int, str]) -> None:
+        self.classes: dict[type, int] = {}
+        self._known = known
+        self._seen: dict[int, tuple[int, Any]] = {}
+        """by identity: number, and the object, which must stay so that its identity is not given to another"""
+
+    def plain(self, value: Any) -> Any:
+        """What MessagePack can say: plain values as they are, all others as a list that begins with their kind."""
+        kind = type(value)
+        if kind in _PLAIN:
+            return value
+        if kind is tuple or kind is list:
+            return [_TUPLE if kind is tuple else _LIST, *(self.plain(item) for item in value)]
+        if kind is dict or kind is MappingProxyType:
+            return [_MAPPING, *(self.plain(item) for pair in value.items() for item in pair)]
+        if kind is frozenset or kind is set:
+            return [_SET, kind is frozenset, *(self.plain(item) for item in sorted(value))]
+        if kind is deque:
+            return [_DEQUE, value.maxlen, *(self.plain(item) for item in value)]
+        if isinstance(value, np.generic):
+            return [_SCALAR, value.dtype.str, value.tobytes()]
+        if id(value) in self._known:
+            return [_KNOWN, self._known[id(value)]]
+        if id(value) in self._seen:
+            return [_AGAIN, self._seen[id(value)][0]]
+        if kind is np.ndarray:
+            self._remember(value)
+            return _plain_array(value)
+        if kind.__module__.partition(".")[0] in PACKAGES:
+            if isinstance(value, Enum):
+                return [_ENUM, self.classes.setdefault(kind, len(self.classes)), value.name]
+            names = _field_names(kind)
+            if names is not None:
+                number = self.classes.setdefault(kind, len(self.classes))
+                content = [_RECORD, number, *(self.plain(getattr(value, name)) for name in names)]
+                self._remember(value)
+                return content
+        raise TypeError(f"{kind.__module__}.{kind.__qualname__} is no value that can be stored")
+
+    def _remember(self, value: Any) -> None:
+        self._seen[id(value)] = len(self._seen), value
 
 
 def _plain_array(array: NDArray[Any]) -> list[Any]:
@@ -114,32 +141,48 @@ def _array(dtype: str, shape: list[int], strides: list[int] | None, data: bytes,
     return values
 
 
-def _value(content: Any, classes: list[type]) -> Any:
-    if not isinstance(content, list):
-        return content
-    kind, *rest = content
-    match kind:
-        case 0:
-            return tuple(_value(item, classes) for item in rest)
-        case 1:
-            return [_value(item, classes) for item in rest]
-        case 2:
-            items = [_value(item, classes) for item in rest]
-            return dict(zip(items[::2], items[1::2], strict=True))
-        case 3:
-            found = [_value(item, classes) for item in rest[1:]]
-            return frozenset(found) if rest[0] else set(found)
-        case 4:
-            return deque((_value(item, classes) for item in rest[1:]), maxlen=rest[0])
-        case 5:
-            return _array(*rest)
-        case 6:
-            return np.frombuffer(rest[1], dtype=rest[0])[0]
-        case 7:
-            return _record(classes[rest[0]], [_value(item, classes) for item in rest[1:]])
-        case 8:
-            return classes[rest[0]][rest[1]]  # type: ignore[index]
-    raise InputError(f"A stored state holds a value of unknown kind {kind}; it is of another version.")
+class _Reading:
+    """One value on its way back; arrays and records are numbered in the order in which they are complete."""
+
+    def __init__(self, classes: list[type], known: Mapping[str, object]) -> None:
+        self._classes, self._known = classes, known
+        self._seen: list[Any] = []
+
+    def value(self, content: Any) -> Any:
+        """What a plain content stands for."""
+        if not isinstance(content, list):
+            return content
+        kind, *rest = content
+        match kind:
+            case 0:
+                return tuple(self.value(item) for item in rest)
+            case 1:
+                return [self.value(item) for item in rest]
+            case 2:
+                items = [self.value(item) for item in rest]
+                return dict(zip(items[::2], items[1::2], strict=True))
+            case 3:
+                found = [self.value(item) for item in rest[1:]]
+                return frozenset(found) if rest[0] else set(found)
+            case 4:
+                return deque((self.value(item) for item in rest[1:]), maxlen=rest[0])
+            case 5:
+                return self._remembered(_array(*rest))
+            case 6:
+                return np.frombuffer(rest[1], dtype=rest[0])[0]
+            case 7:
+                return self._remembered(_record(self._classes[rest[0]], [self.value(item) for item in rest[1:]]))
+            case 8:
+                return self._classes[rest[0]][rest[1]]  # type: ignore[index]
+            case 9:
+                return self._known[rest[0]]
+            case 10:
+                return self._seen[rest[0]]
+        raise InputError(f"A stored state holds a value of unknown kind {kind}; it is of another version.")
+
+    def _remembered(self, value: Any) -> Any:
+        self._seen.append(value)
+        return value
 
 
 def _record(kind: type, values: list[Any]) -> Any:

@@ -74,6 +74,21 @@ def test_a_state_comes_back_with_all_it_holds():
     assert decode_value(encode_value(message)) == message
 
 
+def test_what_both_have_is_told_by_name_and_what_is_shared_stays_shared():
+    model, array = np.arange(3.0), np.arange(4.0)
+    beat = Beat(1, 2)
+    data = encode_value({"a": [model, array, beat], "b": (array, beat, model)}, {"model": model})
+    other = np.zeros(1)
+    found = decode_value(data, {"model": other})
+    assert found["a"][0] is found["b"][2] is other
+    assert found["a"][1] is found["b"][0]
+    assert found["a"][1].tolist() == array.tolist()
+    assert found["a"][2] is found["b"][1]
+    assert found["a"][2] == beat
+    with pytest.raises(InputError, match="stored state"):
+        decode_value(data)
+
+
 def test_what_is_no_value_is_not_stored():
     for value in (print, object(), np.array([None]), {"a": np.random.default_rng(0)}):
         with pytest.raises(TypeError, match="no value"):
