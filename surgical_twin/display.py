@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,21 @@ import numpy as np
 import pyvista as pv
 
 from registration.point_files import read_point_file
+from streams.messages import TwinState
+from streams.recording import read_recording
 from streams.roles import WATCH
 from streams.security import ClientSecurity, ServerSecurity
+from streams.wire import unpack
 from surgical_twin.assimilation.beat import Beat
 from surgical_twin.case import ANATOMY, AXIS, FIDUCIALS, MESH, REDUCED, SURFACE, Case
 from surgical_twin.display_fields import DisplayFields
+from surgical_twin.errors import InputError
 from surgical_twin.session_model import SessionModel
 from surgical_twin.session_state import SessionState
 from surgical_twin.twin_state import build_twin_state
 from viewer.ar_page import ArModel, Certificate, serve_ar
 from viewer.decimation import within_budget
+from viewer.film import write_film
 from viewer.gltf import Structure, write_glb
 from viewer.guidance import Guide
 from viewer.listener import StateListener
@@ -166,6 +172,48 @@ def handed_security() -> ClientSecurity | None:
     """
     text = os.environ.pop(DISPLAY_KEY, None)
     return None if text is None else ClientSecurity.from_text(text)
+
+
+def export_film(
+    recording: Path,
+    path: Path,
+    *,
+    case: Path | None = None,
+    begin_s: float = 0.0,
+    seconds: float | None = None,
+    speed: float = 1.0,
+    size: tuple[int, int] = (1280, 720),
+    say: Callable[[float], None] | None = None,
+) -> int:
+    """Write what a recording's states looked like on the display as MP4; returns the number of frames.
+
+    Args:
+        recording: of a live session.
+        path: ending in .mp4.
+        case: its folder; the one named in the recording where None.
+        begin_s: seconds after the first state.
+        seconds: how much of the procedure; all where None.
+        speed: seconds of the procedure in a second of film.
+        size: width and height in pixels.
+        say: called with the seconds of the procedure that are done.
+
+    Raises:
+        InputError: the recording or its case cannot be read, or holds no states there.
+    """
+    read = read_recording(recording)
+    folder = case if case is not None else Path(read.metadata.get("case", ""))
+    states = [state for state in map(unpack, read.states) if isinstance(state, TwinState)]
+    if states:
+        first = states[0].source_time_ns + round(begin_s * 1e9)
+        last = first + round((seconds if seconds is not None else 1e6) * 1e9)
+        states = [state for state in states if first <= state.source_time_ns <= last]
+    if not states:
+        raise InputError(f"{recording} holds no states of the twin there; film a recording of a live session.")
+    scene = open_scene(Case.open(folder), size=size)
+    try:
+        return write_film(path, scene, states, speed=speed, say=say)
+    finally:
+        scene.close()
 
 
 def run_ar(

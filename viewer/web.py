@@ -179,7 +179,7 @@ def _page(scene: Scene, feed: Feed, desk: WhatIfPanel | None) -> tuple[Any, Any]
                 **button,
             )
             if desk is not None:
-                with vuetify3.VDialog(max_width=820):
+                with vuetify3.VDialog(max_width=820, scrim=False):
                     with vuetify3.Template(v_slot_activator="{ props }"):
                         vuetify3.VBtn("What if", v_bind="props", classes="control-what-if", **button)
                     card = vuetify3.VCard(title="What would happen if", color=colors.PANEL)
