@@ -46,6 +46,12 @@ LEAST_WINDOW = 100
 FLAT_INTERVAL_S = 0.1
 """Numbers, slices and curves are drawn anew at most ten times a second; faster nobody reads them."""
 
+FLAT_SHARE, IDLE_SHARE = 0.04, 0.5
+"""Parts of the time, and of the time in which nothing else is drawn, that numbers, slices and curves may take: where
+the 3D view needs the whole machine they are drawn one after another, and the vessel does not wait for them."""
+
+MOST_CREDIT_S = 0.04
+
 LINES_INTERVAL_S = 0.5
 """Streamlines are traced anew at most this often."""
 
@@ -125,7 +131,12 @@ class Scene:
         self._silent_s: float | None = None
         self._problem: str | None = None
         self._drawn: dict[str, object] = {}
-        self._drawn_at = self._lines_at = -np.inf
+        self._pane_at: dict[str, float] = {}
+        self._turn: str | None = None
+        self._credit_s = 0.0
+        self._entered_at = self._left_at = clock()
+        self._trusted_drawn = False
+        self._lines_at = -np.inf
         self.pace = ""
         self.outline = True
         self.following = True
@@ -390,7 +401,7 @@ class Scene:
                 )
             self._plotter.window_size = list(size)
         self._draw()
-        self._plotter.render()
+        self._plotter.render_window.Render()
         return np.ascontiguousarray(self._plotter.screenshot(None, return_img=True)[..., :3])
 
     def save_png(self, path: Path | str, size: tuple[int, int] | None = None) -> None:
@@ -400,12 +411,16 @@ class Scene:
     def refresh(self, *, at_once: bool = False) -> None:
         """Draw the present state into the window (for the interactive window and the web view).
 
-        What is read (numbers, slices, curves) is drawn anew at most every `FLAT_INTERVAL_S`, or `at_once` when a
-        person has just changed something.
+        What is read (numbers, slices, curves) takes turns within its share of the time; all of it is drawn `at_once`
+        when a person has just changed something, and when trust comes or goes.
         """
-        if at_once or self._clock() - self._drawn_at >= FLAT_INTERVAL_S:
-            self._draw()
-        self._plotter.render()
+        now = self._clock()
+        earned = FLAT_SHARE * (now - self._entered_at) + IDLE_SHARE * (now - self._left_at)
+        self._credit_s = min(self._credit_s + earned, MOST_CREDIT_S)
+        self._entered_at = now
+        self._draw(within_credit=not at_once and self.trusted == self._trusted_drawn)
+        self._plotter.render_window.Render()
+        self._left_at = self._clock()
 
     def close(self) -> None:
         """Give the window and its memory back."""
@@ -482,14 +497,21 @@ class Scene:
         length = float(np.linalg.norm(outward))
         return point + outward / length * 0.1 * length if length > 0.0 else point
 
-    def _draw(self) -> None:
-        """Bring panes, banner and text sizes up to date with state and window size."""
+    def _draw(self, *, within_credit: bool = False) -> None:
+        """Bring panes, banner and text sizes up to date with state and window size.
+
+        Within the credit only the pane whose turn it is is drawn, if there is credit for it.
+        """
         width, height = self.size
         # A page that is only just opening has a window of a few pixels: there is no room for text in it.
         if min(width, height) < LEAST_WINDOW:
             return
-        self._drawn_at = self._clock()
+        self._trusted_drawn = self.trusted
         placed = panes(self._layout, width, height)
+        self._turn = None
+        if within_credit:
+            turns = [name for name in placed if name in self._flat]
+            self._turn = min(turns, key=lambda name: self._pane_at.get(name, -np.inf))
         scale = height / DESIGN_HEIGHT
         for name in self._flat:
             if name not in placed and name not in ("banner", "endoluminal_words"):
@@ -541,11 +563,22 @@ class Scene:
 
     def _once(self, name: str, placed: Mapping[str, Pane], key: object, draw: Callable[[], NDArray[np.uint8]]) -> None:
         """Draw a pane if what it shows has changed."""
-        if name not in placed or self._drawn.get(name) == key:
+        if name not in placed:
+            return
+        begin = self._clock()
+        if self._drawn.get(name) == key:
+            self._pane_at[name] = begin
+            return
+        if self._turn is not None and (
+            name != self._turn or self._credit_s <= 0.0 or begin - self._pane_at.get(name, -np.inf) < FLAT_INTERVAL_S
+        ):
             return
         pane = placed[name]
         self._drawn[name] = key
         self._flat[name].show(draw(), pane.x, self.size[1] - pane.y - pane.height)
+        self._pane_at[name] = self._clock()
+        if self._turn is not None:
+            self._credit_s -= self._pane_at[name] - begin
 
     def _draw_slices(self, placed: Mapping[str, Pane], scale: float) -> None:
         state = self._state
