@@ -31,6 +31,7 @@ from viewer.film import write_film
 from viewer.gltf import Structure, write_glb
 from viewer.guidance import Guide
 from viewer.listener import StateListener
+from viewer.player import Player
 from viewer.quantities import SHEAR, VELOCITY
 from viewer.scene import Scene, read_surface
 from viewer.usdz import write_usdz
@@ -174,6 +175,40 @@ def handed_security() -> ClientSecurity | None:
     return None if text is None else ClientSecurity.from_text(text)
 
 
+def recorded_states(recording: Path, case: Path | None = None) -> tuple[list[TwinState], Case]:
+    """A recording's states, and its case: the one named in it where none is given.
+
+    Raises:
+        InputError: it cannot be read, or holds no states.
+    """
+    read = read_recording(recording)
+    states = [state for state in map(unpack, read.states) if isinstance(state, TwinState)]
+    if not states:
+        raise InputError(f"{recording} holds no states of the twin; give a recording of a live session.")
+    return states, Case.open(case if case is not None else Path(read.metadata.get("case", "")))
+
+
+def run_replay(case: Case, recording: Path, *, port: int) -> None:
+    """Serve a recording's states as a page with a time bar, until interrupted.
+
+    Raises:
+        InputError: the recording cannot be read, or the port is in use.
+    """
+    states, _ = recorded_states(recording, case.folder)
+    scene = open_scene(case)
+    try:
+        player = Player(states, every=scene.remember)
+        serve(
+            scene,
+            player.next_state,
+            port=port,
+            on_ready=lambda address: print(f"the replay is at {address}", flush=True),
+            player=player,
+        )
+    finally:
+        scene.close()
+
+
 def export_film(
     recording: Path,
     path: Path,
@@ -200,16 +235,13 @@ def export_film(
     Raises:
         InputError: the recording or its case cannot be read, or holds no states there.
     """
-    read = read_recording(recording)
-    folder = case if case is not None else Path(read.metadata.get("case", ""))
-    states = [state for state in map(unpack, read.states) if isinstance(state, TwinState)]
-    if states:
-        first = states[0].source_time_ns + round(begin_s * 1e9)
-        last = first + round((seconds if seconds is not None else 1e6) * 1e9)
-        states = [state for state in states if first <= state.source_time_ns <= last]
+    states, opened = recorded_states(recording, case)
+    first = states[0].source_time_ns + round(begin_s * 1e9)
+    last = first + round((seconds if seconds is not None else 1e6) * 1e9)
+    states = [state for state in states if first <= state.source_time_ns <= last]
     if not states:
-        raise InputError(f"{recording} holds no states of the twin there; film a recording of a live session.")
-    scene = open_scene(Case.open(folder), size=size)
+        raise InputError(f"{recording} holds no states from {begin_s:g} s on; begin earlier.")
+    scene = open_scene(opened, size=size)
     try:
         return write_film(path, scene, states, speed=speed, say=say)
     finally:

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 
 from viewer import colors
 from viewer.actors import LumenActors, ToolActors, outline_actor, target_actor, typical_radius
-from viewer.alerts import MISFIT, SILENT, AlertBoard
+from viewer.alerts import MISFIT, SILENT, AlertBoard, doubts
 from viewer.catheter import CatheterPath
 from viewer.curves import draw_pullback, draw_waves
 from viewer.endoluminal import EndoluminalView
@@ -51,6 +51,8 @@ FLAT_SHARE, IDLE_SHARE = 0.04, 0.5
 the 3D view needs the whole machine they are drawn one after another, and the vessel does not wait for them."""
 
 MOST_CREDIT_S = 0.04
+MOST_AGE_S = 1.0
+"""No pane is older than this, whatever it costs."""
 
 LINES_INTERVAL_S = 0.5
 """Streamlines are traced anew at most this often."""
@@ -239,7 +241,7 @@ class Scene:
     @property
     def trusted(self) -> bool:
         """Whether what is shown is shown as trusted."""
-        return self._state is not None and not self._state.flags and not self._doubts()
+        return self._state is not None and not doubts(self._state.flags) and not self._doubts()
 
     # What a person may choose
 
@@ -481,14 +483,14 @@ class Scene:
 
     def _doubts(self) -> tuple[str, ...]:
         """What the viewer itself holds against the picture, beside the state's own flags."""
-        doubts = []
+        words = []
         if self._problem is not None:
-            doubts.append(self._problem)
+            words.append(self._problem)
         if self._silent_s is not None:
-            doubts.append(f"no state from the twin for {self._silent_s:.1f} s")
+            words.append(f"no state from the twin for {self._silent_s:.1f} s")
         elif self._state is None:
-            doubts.append("no state received yet")
-        return tuple(doubts)
+            words.append("no state received yet")
+        return tuple(words)
 
     def _label_point(self, position: Sequence[float]) -> NDArray[np.float64]:
         """A little outside the port, away from the lumen's middle."""
@@ -569,9 +571,9 @@ class Scene:
         if self._drawn.get(name) == key:
             self._pane_at[name] = begin
             return
-        if self._turn is not None and (
-            name != self._turn or self._credit_s <= 0.0 or begin - self._pane_at.get(name, -np.inf) < FLAT_INTERVAL_S
-        ):
+        age = begin - self._pane_at.get(name, -np.inf)
+        must_wait = name != self._turn or self._credit_s <= 0.0 or age < FLAT_INTERVAL_S
+        if self._turn is not None and age < MOST_AGE_S and must_wait:
             return
         pane = placed[name]
         self._drawn[name] = key
@@ -589,7 +591,7 @@ class Scene:
         warning = None
         if tip is None:
             warning = "TIP NOT KNOWN"
-        if not self.trusted and (state is None or tip is None or self._silent_s is not None or state.flags):
+        if not self.trusted and (state is None or tip is None or self._silent_s is not None or doubts(state.flags)):
             warning = warning or "NOT TRUSTED"
         for name, view in self.slices.items():
             if name not in placed:
@@ -680,12 +682,12 @@ class Scene:
         now = self._clock()
         pane = placed["3d"] if self._layout in ("3d", "conventional") else placed.get("endoluminal", placed["3d"])
         lit = tuple((a.condition, a.acknowledged, a.lit(now)) for a in alerts)
-        doubts = self._doubts()
-        key = (lit, doubts, self.trusted, pane)
+        own = self._doubts()
+        key = (lit, own, self.trusted, pane)
         if self._drawn.get("banner") == key:
             return
         self._drawn["banner"] = key
-        strip = draw_alerts(alerts, pane.width, scale, now, trusted=self.trusted, doubts=doubts)
+        strip = draw_alerts(alerts, pane.width, scale, now, trusted=self.trusted, said=own)
         self._flat["banner"].show(strip, pane.x, self.size[1] - pane.y - strip.shape[0])
 
 

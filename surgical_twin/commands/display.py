@@ -86,14 +86,17 @@ def view(
     tls_certificate: Annotated[Path | None, typer.Option(help="Certificate of the AR page (PEM).")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM).")] = None,
     triangles: Annotated[int, typer.Option(help="Triangles at most in the AR page.")] = 50_000,
+    recording: Annotated[
+        Path | None, typer.Option(help="With --web: show this recording (MCAP), with a time bar.")
+    ] = None,
     commands: Annotated[
         str | None, typer.Option(help="The twin's command channel, for what-if questions from the web page.")
     ] = None,
     keys: ViewerKeys = None,
 ) -> None:
-    """Show a running twin in a window, as a web page or in AR."""
+    """Show a running twin in a window, as a web page or in AR; or a recording, with a time bar."""
     from surgical_twin.case import Case
-    from surgical_twin.display import handed_security, run_ar, run_display
+    from surgical_twin.display import handed_security, run_ar, run_display, run_replay
     from viewer.ar_page import Certificate
 
     security = handed_security() if keys is None else as_client(keys, VIEWER)
@@ -104,6 +107,11 @@ def view(
     if ar:
         tls = None if tls_certificate is None or tls_key is None else Certificate(tls_certificate, tls_key)
         run_ar(Case.open(case), states, host=host, port=port, tls=tls, triangles=triangles, security=security)
+        return
+    if recording is not None:
+        if not web:
+            raise InputError("--recording is shown as a page; give --web too, or write a film with export --mp4.")
+        run_replay(Case.open(case), recording, port=port)
         return
     if host != "127.0.0.1" or tls_certificate is not None:
         raise InputError("--host and --tls-certificate are for --ar; the other page is for this machine only.")
