@@ -280,11 +280,11 @@ def _model(column: _Column, state: TwinState | None, color: str) -> None:
     column.skip(24)
     innovation = None if state is None else state.innovation
     if innovation is None:
-        column.row("Residual", _NOTHING, "nothing assimilated", color=colors.MUTED)
+        column.row("Off by", _NOTHING, "nothing assimilated", color=colors.MUTED)
     else:
         verdict = "consistent" if abs(innovation) <= 2.0 else "unlikely" if abs(innovation) <= 3.0 else "INCONSISTENT"
         ink = color if abs(innovation) <= 2.0 else "#f5c542"
-        column.row("Residual", f"{innovation:+.1f} σ".replace("-", "−"), verdict, color=ink)
+        column.row("Off by", f"{innovation:+.1f} σ".replace("-", "−"), verdict, color=ink)
     outside = state is not None and "out_of_trained_range" in state.flags
     known = state is not None and bool(state.field_coefficients)
     column.row(
