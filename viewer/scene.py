@@ -51,7 +51,7 @@ FLAT_SHARE, IDLE_SHARE = 0.04, 0.5
 the 3D view needs the whole machine they are drawn one after another, and the vessel does not wait for them."""
 
 MOST_CREDIT_S = 0.04
-MOST_AGE_S = 1.0
+MOST_AGE_S = 1.5
 """No pane is older than this, whatever it costs."""
 
 LINES_INTERVAL_S = 0.5
