@@ -108,7 +108,7 @@ def frame_rates(triangles: int, seconds: float) -> tuple[float, float, str]:
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
         for which in (0, 1):
-            for _ in range(6):
+            for _ in range(15):
                 number += 1
                 # As a display meets them: 25 frames a second of a twin at 100 states a second.
                 state = state_at(4 * number)

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,24 @@ import numpy as np
 import pyvista as pv
 
 from registration.point_files import read_point_file
+from streams.messages import TwinState
+from streams.recording import read_recording
 from streams.security import ClientSecurity
+from streams.wire import unpack
 from surgical_twin.assimilation.beat import Beat
 from surgical_twin.case import ANATOMY, AXIS, FIDUCIALS, MESH, REDUCED, SURFACE, Case
 from surgical_twin.display_fields import DisplayFields
+from surgical_twin.errors import InputError
 from surgical_twin.session_model import SessionModel
 from surgical_twin.session_state import SessionState
 from surgical_twin.twin_state import build_twin_state
 from viewer.ar_page import ArModel, Certificate, serve_ar
 from viewer.decimation import within_budget
+from viewer.film import write_film
 from viewer.gltf import Structure, write_glb
 from viewer.guidance import Guide
 from viewer.listener import StateListener
+from viewer.player import Player
 from viewer.quantities import SHEAR, VELOCITY
 from viewer.scene import Scene, read_surface
 from viewer.usdz import write_usdz
@@ -165,6 +172,79 @@ def handed_security() -> ClientSecurity | None:
     """
     text = os.environ.pop(DISPLAY_KEY, None)
     return None if text is None else ClientSecurity.from_text(text)
+
+
+def recorded_states(recording: Path, case: Path | None = None) -> tuple[list[TwinState], Case]:
+    """A recording's states, and its case: the one named in it where none is given.
+
+    Raises:
+        InputError: it cannot be read, or holds no states.
+    """
+    read = read_recording(recording)
+    states = [state for state in map(unpack, read.states) if isinstance(state, TwinState)]
+    if not states:
+        raise InputError(f"{recording} holds no states of the twin; give a recording of a live session.")
+    return states, Case.open(case if case is not None else Path(read.metadata.get("case", "")))
+
+
+def run_replay(case: Case, recording: Path, *, port: int) -> None:
+    """Serve a recording's states as a page with a time bar, until interrupted.
+
+    Raises:
+        InputError: the recording cannot be read, or the port is in use.
+    """
+    states, _ = recorded_states(recording, case.folder)
+    scene = open_scene(case)
+    try:
+        player = Player(states, every=scene.remember)
+        serve(
+            scene,
+            player.next_state,
+            port=port,
+            on_ready=lambda address: print(f"the replay is at {address}", flush=True),
+            player=player,
+        )
+    finally:
+        scene.close()
+
+
+def export_film(
+    recording: Path,
+    path: Path,
+    *,
+    case: Path | None = None,
+    begin_s: float = 0.0,
+    seconds: float | None = None,
+    speed: float = 1.0,
+    size: tuple[int, int] = (1280, 720),
+    say: Callable[[float], None] | None = None,
+) -> int:
+    """Write what a recording's states looked like on the display as MP4; returns the number of frames.
+
+    Args:
+        recording: of a live session.
+        path: ending in .mp4.
+        case: its folder; the one named in the recording where None.
+        begin_s: seconds after the first state.
+        seconds: how much of the procedure; all where None.
+        speed: seconds of the procedure in a second of film.
+        size: width and height in pixels.
+        say: called with the seconds of the procedure that are done.
+
+    Raises:
+        InputError: the recording or its case cannot be read, or holds no states there.
+    """
+    states, opened = recorded_states(recording, case)
+    first = states[0].source_time_ns + round(begin_s * 1e9)
+    last = first + round((seconds if seconds is not None else 1e6) * 1e9)
+    states = [state for state in states if first <= state.source_time_ns <= last]
+    if not states:
+        raise InputError(f"{recording} holds no states from {begin_s:g} s on; begin earlier.")
+    scene = open_scene(opened, size=size)
+    try:
+        return write_film(path, scene, states, speed=speed, say=say)
+    finally:
+        scene.close()
 
 
 def run_ar(

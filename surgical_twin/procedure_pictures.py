@@ -11,15 +11,19 @@ from registration.point_files import read_point_file
 from registration.rigid import invert
 from streams.messages import TwinState
 from surgical_twin.case import ANATOMY, CENTERLINE, FIDUCIALS, SURFACE, Case
+from surgical_twin.display import open_scene
 from surgical_twin.scoring import PlayedProcedure, Score
 from viewer.overlay import Overlay
 from viewer.photograph import BONE, Surface, photograph
-from viewer.scene import Scene, read_surface, write_png
+from viewer.scene import read_surface, write_png
 from viewer.waveforms import axis_profile, pressure_traces
 
 Array = NDArray[np.float64]
 
 CAMERA_DISTANCE_MM = 260.0
+PAST_NS = 12_000_000_000
+"""How much of the past the scene's curves are given."""
+
 WINDOW_S = 4.0
 """How much of a trace is drawn before and after the tip passes the narrowest place."""
 
@@ -51,7 +55,10 @@ def make_pictures(case: Case, score: Score, folder: Path) -> dict[str, Path]:
     }
     overlay, untrusted, scene, trace, whole, profile = pictures.values()
     _overlays(case, played, score, (shown, early), (overlay, untrusted))
-    drawing = Scene.from_case(case.folder)
+    drawing = open_scene(case)
+    for state in states:
+        if 0 <= shown.source_time_ns - state.source_time_ns < PAST_NS:
+            drawing.remember(state)
     drawing.update(shown)
     drawing.save_png(scene)
     drawing.close()

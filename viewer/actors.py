@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from vtk.util.numpy_support import numpy_to_vtk
 
 from viewer import colors
+from viewer.alerts import doubts
 from viewer.catheter import CatheterPath
 from viewer.errors import InputError
 from viewer.quantities import PRESSURE, Quantity
@@ -246,7 +247,7 @@ class ToolActors:
                 actor.SetVisibility(False)
             return
         # A tip that the state itself doubts is drawn without its color.
-        color = colors.rgb(colors.UNTRUSTED if state.flags else colors.TIP)
+        color = colors.rgb(colors.UNTRUSTED if doubts(state.flags) else colors.TIP)
         for actor in (self.tip, self.ellipsoid):
             actor.GetProperty().SetColor(*(channel / 255.0 for channel in color))
         point = np.array(state.tip, dtype=np.float64)

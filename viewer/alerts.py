@@ -40,6 +40,9 @@ class Priority(IntEnum):
 
 
 BREACH, NEAR_WALL = "wall_breach", "near_wall"
+REPLAY = "replay"
+"""The one flag that does not say that a state is wrong, only that it was: shown as such, and not as untrusted."""
+
 SILENT, MISFIT = "twin_silent", "state_unreadable"
 
 # HIGH: the tool may be elsewhere than shown, or nothing shown is current. MEDIUM: numbers are not to be relied on.
@@ -93,6 +96,11 @@ _WORDS = {
     "replay": "replay of a recording: not the patient now",
     "not_started": "session not started",
 }
+
+
+def doubts(flags: Iterable[str]) -> tuple[str, ...]:
+    """The flags for which a state is not to be trusted."""
+    return tuple(flag for flag in flags if flag != REPLAY)
 
 
 def priority_of(condition: str) -> Priority:

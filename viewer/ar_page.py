@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from viewer import colors
 from viewer.actors import ellipsoid_axes, pressure_modes, typical_radius
-from viewer.alerts import MISFIT, SILENT, AlertBoard
+from viewer.alerts import MISFIT, SILENT, AlertBoard, doubts
 from viewer.decimation import within_budget
 from viewer.errors import InputError
 from viewer.feed import STALE_AFTER_S
@@ -186,7 +186,7 @@ class ArModel:
                 "rows": _rows(state, guidance),
             }
         ).encode()
-        trusted = not state.flags and count > 0
+        trusted = not doubts(state.flags) and count > 0
         head = HEAD.pack(
             MAGIC,
             state.sequence & 0xFFFFFFFF,

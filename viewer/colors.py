@@ -28,6 +28,7 @@ TARGET = "#ffd166"
 UNTRUSTED = "#8b939c"
 ALARM = "#c62f3b"
 TRUSTED = "#3f9b72"
+REPLAY = "#2f7fb8"
 
 _LOWEST = 0.1
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from viewer.alerts import REPLAY, doubts
 from viewer.errors import InputError
 from viewer.scene import Scene
 
@@ -58,9 +59,9 @@ class Feed:
             return f"the twin has been silent for {silent:.1f} s"
         if self._problem is not None:
             return self._problem
-        if self._state.flags:
+        if doubts(self._state.flags):
             return f"state {self._state.sequence}: not trusted"
-        return f"state {self._state.sequence}: live"
+        return f"state {self._state.sequence}: {'replay' if REPLAY in self._state.flags else 'live'}"
 
     def poll(self) -> bool:
         """Take the newest state into the scene; whether the picture changed."""

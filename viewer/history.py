@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from viewer.alerts import doubts
+
 if TYPE_CHECKING:
     from streams.messages import TwinState
 
@@ -51,7 +53,7 @@ class History:
         self._last_s = now_s
         tip = state.tip_pressure_mmhg
         # What is not trusted leaves a gap in the curve instead of a confident line.
-        known = tip is not None and not state.flags
+        known = tip is not None and not doubts(state.flags)
         predicted = (tip.value, tip.lower, tip.upper) if known and tip is not None else (_NAN, _NAN, _NAN)
         measured = _NAN if state.measured_pressure_mmhg is None else state.measured_pressure_mmhg
         self._rows.append((now_s, *predicted, measured))
@@ -129,7 +131,7 @@ class _BeatMean:
             self._finish(whole_beat=False)
             self._begin()
             self._since = now_s
-        if state.flags or not state.field_coefficients or not state.port_pressure_mmhg:
+        if doubts(state.flags) or not state.field_coefficients or not state.port_pressure_mmhg:
             return
         field = np.array(state.field_coefficients, dtype=float)
         axis = np.array([(e.value, e.lower, e.upper) for e in state.axis_pressure_mmhg], dtype=float).reshape(-1, 3)

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from registration.camera import PinholeCamera
 from viewer import colors
 from viewer.actors import LumenActors, ToolActors, typical_radius
+from viewer.alerts import doubts
 from viewer.catheter import CatheterPath
 from viewer.errors import InputError
 from viewer.lens import Lens, picture
@@ -63,7 +64,7 @@ class Overlay:
 
     def update(self, state: TwinState) -> None:
         """Take a new state; one with flags is drawn hatched grey."""
-        trusted = not state.flags and len(state.field_coefficients) > 0
+        trusted = not doubts(state.flags) and len(state.field_coefficients) > 0
         self._lumen.show(state.field_coefficients if trusted else None)
         self._tool.show(state)
         self._state = state

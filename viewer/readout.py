@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from viewer import colors
-from viewer.alerts import stream_name
+from viewer.alerts import REPLAY, doubts, stream_name
 from viewer.quantities import PRESSURE, Quantity
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def draw_panel(
         pace: words at the foot, such as where a replay is.
     """
     column = _Column(size)
-    trusted = state is not None and not state.flags and silent_s is None
+    trusted = state is not None and not doubts(state.flags) and silent_s is None
     color = colors.TEXT if trusted else colors.MUTED
     column.skip(34)
     _tip_pressure(column, state, color, trusted)
@@ -205,6 +205,8 @@ def draw_panel(
 def _tip_pressure(column: _Column, state: TwinState | None, color: str, trusted: bool) -> None:
     column.caption("TIP PRESSURE")
     word, fill = ("TRUSTED", colors.TRUSTED) if trusted else ("NOT TRUSTED", colors.ALARM)
+    if trusted and state is not None and REPLAY in state.flags:
+        word, fill = "REPLAY", colors.REPLAY
     face = font(column.px(13), bold=True)
     wide = column.draw.textlength(word, font=face) + column.px(16)
     right = column.width - column.margin
@@ -278,11 +280,11 @@ def _model(column: _Column, state: TwinState | None, color: str) -> None:
     column.skip(24)
     innovation = None if state is None else state.innovation
     if innovation is None:
-        column.row("Residual", _NOTHING, "nothing assimilated", color=colors.MUTED)
+        column.row("Off by", _NOTHING, "nothing assimilated", color=colors.MUTED)
     else:
         verdict = "consistent" if abs(innovation) <= 2.0 else "unlikely" if abs(innovation) <= 3.0 else "INCONSISTENT"
         ink = color if abs(innovation) <= 2.0 else "#f5c542"
-        column.row("Residual", f"{innovation:+.1f} σ".replace("-", "−"), verdict, color=ink)
+        column.row("Off by", f"{innovation:+.1f} σ".replace("-", "−"), verdict, color=ink)
     outside = state is not None and "out_of_trained_range" in state.flags
     known = state is not None and bool(state.field_coefficients)
     column.row(
@@ -390,12 +392,12 @@ def draw_alerts(
     now_s: float,
     *,
     trusted: bool,
-    doubts: Sequence[str] = (),
+    said: Sequence[str] = (),
 ) -> Pixels:
     """A strip (h, width, 3) of what is to be known now, the most urgent first; as tall as its words need.
 
     Red with NOT TRUSTED above where the picture is not to be trusted. Every alert is shown in full: a long list is
-    wrapped to more lines, never cut. The number of exclamation marks says the priority without color. `doubts` are
+    wrapped to more lines, never cut. The number of exclamation marks says the priority without color. `said` are
     words of the viewer itself, beside the heading.
     """
     margin, pitch = round(14 * scale), round(34 * scale)
@@ -404,12 +406,12 @@ def draw_alerts(
     top = round(9 * scale)
     chips: list[tuple[int, int, float, list[str], Alert]] = []
     first = margin if trusted else round(margin + ruler.textlength("NOT TRUSTED", font=head) + 14 * scale)
-    said = [] if trusted else wrap(" · ".join(doubts), face, width - first - margin, ruler)
+    rows_said = [] if trusted else wrap(" · ".join(said), face, width - first - margin, ruler)
     x, line = first, 0
-    if said and said != [""]:
-        x, line = margin, len(said)  # words of the viewer's own take the heading's row
+    if rows_said and rows_said != [""]:
+        x, line = margin, len(rows_said)  # words of the viewer's own take the heading's row
     else:
-        said = []
+        rows_said = []
     for alert in alerts:
         mark = "✓" if alert.acknowledged else alert.priority.marks
         rows = wrap(f"{mark} {alert.words}", face, width - 2 * margin - 20 * scale, ruler)
@@ -424,13 +426,13 @@ def draw_alerts(
         if len(rows) > 1:
             x, line = margin, line + len(rows)
     lines = max((line + len(rows) for _, line, _, rows, _ in chips), default=0)
-    lines = max(lines, len(said), 0 if trusted else 1)
+    lines = max(lines, len(rows_said), 0 if trusted else 1)
     height = top + pitch * lines + round(3 * scale)
     image = Image.new("RGB", (width, max(height, 1)), colors.BACKGROUND if trusted else colors.ALARM)
     draw = ImageDraw.Draw(image)
     if not trusted:
         draw.text((margin, top + 14 * scale), "NOT TRUSTED", font=head, fill="#ffffff", anchor="lm")
-        for number, words in enumerate(said):
+        for number, words in enumerate(rows_said):
             draw.text((first, top + pitch * number + 14 * scale), words, font=face, fill="#ffffff", anchor="lm")
     for x, line, wide, rows, alert in chips:
         y = top + pitch * line

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 
 from viewer import colors
 from viewer.actors import LumenActors, ToolActors, outline_actor, target_actor, typical_radius
-from viewer.alerts import MISFIT, SILENT, AlertBoard
+from viewer.alerts import MISFIT, SILENT, AlertBoard, doubts
 from viewer.catheter import CatheterPath
 from viewer.curves import draw_pullback, draw_waves
 from viewer.endoluminal import EndoluminalView
@@ -45,6 +45,14 @@ LEAST_WINDOW = 100
 
 FLAT_INTERVAL_S = 0.1
 """Numbers, slices and curves are drawn anew at most ten times a second; faster nobody reads them."""
+
+FLAT_SHARE, IDLE_SHARE = 0.04, 0.5
+"""Parts of the time, and of the time in which nothing else is drawn, that numbers, slices and curves may take: where
+the 3D view needs the whole machine they are drawn one after another, and the vessel does not wait for them."""
+
+MOST_CREDIT_S = 0.04
+MOST_AGE_S = 1.5
+"""No pane is older than this, whatever it costs."""
 
 LINES_INTERVAL_S = 0.5
 """Streamlines are traced anew at most this often."""
@@ -125,7 +133,12 @@ class Scene:
         self._silent_s: float | None = None
         self._problem: str | None = None
         self._drawn: dict[str, object] = {}
-        self._drawn_at = self._lines_at = -np.inf
+        self._pane_at: dict[str, float] = {}
+        self._turn: str | None = None
+        self._credit_s = 0.0
+        self._entered_at = self._left_at = clock()
+        self._trusted_drawn = False
+        self._lines_at = -np.inf
         self.pace = ""
         self.outline = True
         self.following = True
@@ -228,7 +241,7 @@ class Scene:
     @property
     def trusted(self) -> bool:
         """Whether what is shown is shown as trusted."""
-        return self._state is not None and not self._state.flags and not self._doubts()
+        return self._state is not None and not doubts(self._state.flags) and not self._doubts()
 
     # What a person may choose
 
@@ -390,7 +403,7 @@ class Scene:
                 )
             self._plotter.window_size = list(size)
         self._draw()
-        self._plotter.render()
+        self._plotter.render_window.Render()
         return np.ascontiguousarray(self._plotter.screenshot(None, return_img=True)[..., :3])
 
     def save_png(self, path: Path | str, size: tuple[int, int] | None = None) -> None:
@@ -400,12 +413,16 @@ class Scene:
     def refresh(self, *, at_once: bool = False) -> None:
         """Draw the present state into the window (for the interactive window and the web view).
 
-        What is read (numbers, slices, curves) is drawn anew at most every `FLAT_INTERVAL_S`, or `at_once` when a
-        person has just changed something.
+        What is read (numbers, slices, curves) takes turns within its share of the time; all of it is drawn `at_once`
+        when a person has just changed something, and when trust comes or goes.
         """
-        if at_once or self._clock() - self._drawn_at >= FLAT_INTERVAL_S:
-            self._draw()
-        self._plotter.render()
+        now = self._clock()
+        earned = FLAT_SHARE * (now - self._entered_at) + IDLE_SHARE * (now - self._left_at)
+        self._credit_s = min(self._credit_s + earned, MOST_CREDIT_S)
+        self._entered_at = now
+        self._draw(within_credit=not at_once and self.trusted == self._trusted_drawn)
+        self._plotter.render_window.Render()
+        self._left_at = self._clock()
 
     def close(self) -> None:
         """Give the window and its memory back."""
@@ -466,14 +483,14 @@ class Scene:
 
     def _doubts(self) -> tuple[str, ...]:
         """What the viewer itself holds against the picture, beside the state's own flags."""
-        doubts = []
+        words = []
         if self._problem is not None:
-            doubts.append(self._problem)
+            words.append(self._problem)
         if self._silent_s is not None:
-            doubts.append(f"no state from the twin for {self._silent_s:.1f} s")
+            words.append(f"no state from the twin for {self._silent_s:.1f} s")
         elif self._state is None:
-            doubts.append("no state received yet")
-        return tuple(doubts)
+            words.append("no state received yet")
+        return tuple(words)
 
     def _label_point(self, position: Sequence[float]) -> NDArray[np.float64]:
         """A little outside the port, away from the lumen's middle."""
@@ -482,14 +499,21 @@ class Scene:
         length = float(np.linalg.norm(outward))
         return point + outward / length * 0.1 * length if length > 0.0 else point
 
-    def _draw(self) -> None:
-        """Bring panes, banner and text sizes up to date with state and window size."""
+    def _draw(self, *, within_credit: bool = False) -> None:
+        """Bring panes, banner and text sizes up to date with state and window size.
+
+        Within the credit only the pane whose turn it is is drawn, if there is credit for it.
+        """
         width, height = self.size
         # A page that is only just opening has a window of a few pixels: there is no room for text in it.
         if min(width, height) < LEAST_WINDOW:
             return
-        self._drawn_at = self._clock()
+        self._trusted_drawn = self.trusted
         placed = panes(self._layout, width, height)
+        self._turn = None
+        if within_credit:
+            turns = [name for name in placed if name in self._flat]
+            self._turn = min(turns, key=lambda name: self._pane_at.get(name, -np.inf))
         scale = height / DESIGN_HEIGHT
         for name in self._flat:
             if name not in placed and name not in ("banner", "endoluminal_words"):
@@ -541,11 +565,22 @@ class Scene:
 
     def _once(self, name: str, placed: Mapping[str, Pane], key: object, draw: Callable[[], NDArray[np.uint8]]) -> None:
         """Draw a pane if what it shows has changed."""
-        if name not in placed or self._drawn.get(name) == key:
+        if name not in placed:
+            return
+        begin = self._clock()
+        if self._drawn.get(name) == key:
+            self._pane_at[name] = begin
+            return
+        age = begin - self._pane_at.get(name, -np.inf)
+        must_wait = name != self._turn or self._credit_s <= 0.0 or age < FLAT_INTERVAL_S
+        if self._turn is not None and age < MOST_AGE_S and must_wait:
             return
         pane = placed[name]
         self._drawn[name] = key
         self._flat[name].show(draw(), pane.x, self.size[1] - pane.y - pane.height)
+        self._pane_at[name] = self._clock()
+        if self._turn is not None:
+            self._credit_s -= self._pane_at[name] - begin
 
     def _draw_slices(self, placed: Mapping[str, Pane], scale: float) -> None:
         state = self._state
@@ -556,7 +591,7 @@ class Scene:
         warning = None
         if tip is None:
             warning = "TIP NOT KNOWN"
-        if not self.trusted and (state is None or tip is None or self._silent_s is not None or state.flags):
+        if not self.trusted and (state is None or tip is None or self._silent_s is not None or doubts(state.flags)):
             warning = warning or "NOT TRUSTED"
         for name, view in self.slices.items():
             if name not in placed:
@@ -647,12 +682,12 @@ class Scene:
         now = self._clock()
         pane = placed["3d"] if self._layout in ("3d", "conventional") else placed.get("endoluminal", placed["3d"])
         lit = tuple((a.condition, a.acknowledged, a.lit(now)) for a in alerts)
-        doubts = self._doubts()
-        key = (lit, doubts, self.trusted, pane)
+        own = self._doubts()
+        key = (lit, own, self.trusted, pane)
         if self._drawn.get("banner") == key:
             return
         self._drawn["banner"] = key
-        strip = draw_alerts(alerts, pane.width, scale, now, trusted=self.trusted, doubts=doubts)
+        strip = draw_alerts(alerts, pane.width, scale, now, trusted=self.trusted, said=own)
         self._flat["banner"].show(strip, pane.x, self.size[1] - pane.y - strip.shape[0])
 
 

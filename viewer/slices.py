@@ -168,7 +168,8 @@ def lumen_cut(lumen: pv.PolyData, view: SliceView) -> list[NDArray[np.float64]]:
     triangles = _triangles(lumen)
     height = (points - view.center) @ view.plane.normal
     side = height > 0.0
-    crossing = triangles[np.ptp(side[triangles].astype(np.int8), axis=1) > 0]
+    first = side[triangles[:, 0]]
+    crossing = triangles[(first != side[triangles[:, 1]]) | (first != side[triangles[:, 2]])]
     pieces: list[NDArray[np.float64]] = []
     if not len(crossing):
         return pieces

@@ -21,6 +21,7 @@ from viewer.controls import Controls
 from viewer.errors import InputError
 from viewer.feed import STALE_AFTER_S, Feed
 from viewer.layout import LAYOUTS
+from viewer.player import SPEEDS, Player
 from viewer.quantities import Quantity
 from viewer.scene import Scene
 from viewer.what_if_panel import KINDS, WhatIfPanel
@@ -41,6 +42,7 @@ def serve(
     stale_after_s: float = STALE_AFTER_S,
     on_ready: Callable[[str], None] | None = None,
     desk: WhatIfPanel | None = None,
+    player: Player | None = None,
 ) -> None:
     """Serve the scene until interrupted.
 
@@ -54,6 +56,7 @@ def serve(
         stale_after_s: silence after which the picture is marked as not trusted.
         on_ready: called with the page's address once it is served.
         desk: answers what-if questions; the page has no panel for them without it.
+        player: whose states these are, if they are a recording's: the page then has its time bar.
 
     Raises:
         InputError: the port is in use or may not be opened, or the host is not an address of this machine.
@@ -64,7 +67,7 @@ def serve(
     if not is_loopback(host):
         log.warning("The page on %s:%d has no password: everyone on that network can see it.", host, port)
     feed = Feed(scene, next_state, stale_after_s=stale_after_s)
-    server, view = _page(scene, feed, desk)
+    server, view = _page(scene, feed, desk, player)
 
     async def pulse(**_: Any) -> None:
         if on_ready is not None:
@@ -73,8 +76,11 @@ def serve(
             changed = feed.poll()
             server.state.status = feed.status
             if changed or scene.alerts.highest is not None:  # alerts flash while nothing else changes
-                scene.refresh()
+                scene.refresh(at_once=True)  # a picture is sent as a whole: all panes of one moment
                 view.update()
+            if player is not None:
+                server.state.position = round(player.position_s, 1)
+                server.state.playing = not player.paused
             server.state.alerts = sum(not alert.acknowledged for alert in scene.alerts.alerts)
             server.state.flush()
             await asyncio.sleep(1.0 / pictures_per_second)
@@ -88,7 +94,7 @@ def serve(
         sys.argv = arguments
 
 
-def _page(scene: Scene, feed: Feed, desk: WhatIfPanel | None) -> tuple[Any, Any]:
+def _page(scene: Scene, feed: Feed, desk: WhatIfPanel | None, player: Player | None) -> tuple[Any, Any]:
     """The trame server and its picture: the view over the whole window, a row of controls below."""
     # Imported here: trame reads the command line and starts its machinery on import, which a PNG does not
     # need.
@@ -105,6 +111,7 @@ def _page(scene: Scene, feed: Feed, desk: WhatIfPanel | None) -> tuple[Any, Any]
     state.alerts = 0
     state.quantity, state.layout = scene.quantity.key, scene.layout
     state.asking, state.answer, state.kind, state.wish = False, [], "stent", "stenosis_1=10%"
+    state.position, state.playing, state.speed, state.bookmarks, state.chosen = 0.0, True, 1.0, [], None
     scene.refresh(at_once=True)
 
     def draw() -> None:
@@ -138,6 +145,25 @@ def _page(scene: Scene, feed: Feed, desk: WhatIfPanel | None) -> tuple[Any, Any]
         state.asking = False
         state.flush()
 
+    def seek(seconds: float) -> None:
+        if player is not None:
+            player.seek(float(seconds))
+            state.position = round(player.position_s, 1)
+
+    def toggle() -> None:
+        if player is not None:
+            (player.play if player.paused else player.pause)()
+
+    def mark() -> None:
+        if player is not None:
+            player.bookmark()
+            state.bookmarks = [{"title": _clock(at), "value": at} for at in player.bookmarks]
+
+    @state.change("speed")
+    def _run_at(speed: float, **_: Any) -> None:
+        if player is not None:
+            player.run_at(float(speed))
+
     button = {"variant": "outlined", "size": "default"}
     with VAppLayout(server, theme="dark") as layout:
         with vuetify3.VMain(style=f"background: {colors.BACKGROUND}; height: 100vh;"):
@@ -147,6 +173,39 @@ def _page(scene: Scene, feed: Feed, desk: WhatIfPanel | None) -> tuple[Any, Any]
                 interactive_ratio=1,
                 style="width: 100%; height: 100%;",
             )
+        if player is not None:
+            with vuetify3.VFooter(app=True, color=colors.PANEL, classes="ga-3", style="min-height: 60px;"):
+                vuetify3.VBtn("{{ playing ? 'Pause' : 'Play' }}", click=toggle, classes="control-play", **button)
+                vuetify3.VSlider(
+                    model_value=("position", 0.0),
+                    update_modelValue=(seek, "[$event]"),
+                    min=0,
+                    max=player.duration_s,
+                    step=0.1,
+                    hide_details=True,
+                    style="flex: 1 1 220px;",
+                    classes="control-time",
+                )
+                html.Div(
+                    "{{ Math.floor(position / 60) }}:{{ ('0' + (position % 60).toFixed(1)).slice(-4) }}"
+                    f" / {_clock(player.duration_s)}",
+                    style="font-size: 17px; min-width: 120px;",
+                )
+                for name, model, items, title in (
+                    ("speed", "speed", [{"title": f"{s:g} x", "value": s} for s in SPEEDS], "Speed"),
+                    ("bookmarks", "chosen", None, "Bookmarks"),
+                ):
+                    vuetify3.VSelect(
+                        v_model=(model,),
+                        items=(f"{name}_items", items) if items else ("bookmarks",),
+                        label=title,
+                        density="compact",
+                        hide_details=True,
+                        style="flex: 0 0 130px;",
+                        classes=f"control-{name}",
+                        **({} if items else {"update_modelValue": (seek, "[$event]")}),
+                    )
+                vuetify3.VBtn("Bookmark", click=mark, classes="control-bookmark", **button)
         with vuetify3.VFooter(app=True, color=colors.PANEL, classes="ga-3", style="min-height: 64px;"):
             vuetify3.VSelect(
                 v_model=("quantity",),
@@ -179,7 +238,7 @@ def _page(scene: Scene, feed: Feed, desk: WhatIfPanel | None) -> tuple[Any, Any]
                 **button,
             )
             if desk is not None:
-                with vuetify3.VDialog(max_width=820):
+                with vuetify3.VDialog(max_width=820, scrim=False):
                     with vuetify3.Template(v_slot_activator="{ props }"):
                         vuetify3.VBtn("What if", v_bind="props", classes="control-what-if", **button)
                     card = vuetify3.VCard(title="What would happen if", color=colors.PANEL)
@@ -197,6 +256,10 @@ def _page(scene: Scene, feed: Feed, desk: WhatIfPanel | None) -> tuple[Any, Any]
             html.Div("{{ status }}", classes="status", style="flex: 1 1 90px; font-size: 15px; line-height: 1.2;")
     layout.root.style = f"background: {colors.BACKGROUND};"
     return server, view
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds // 60)}:{seconds % 60:04.1f}"
 
 
 def _title(quantity: Quantity) -> str:

@@ -6,14 +6,14 @@ from typing import Annotated
 import typer
 
 from streams.roles import VIEWER
-from surgical_twin.commands.console import CaseFolder, out
+from surgical_twin.commands.console import CaseFolder, out, progress_bar
 from surgical_twin.commands.network import STATES, StatesAt, ViewerKeys, as_client
 from surgical_twin.commands.streams import export_tables
 from surgical_twin.errors import InputError
 
 
 def export(
-    case: Annotated[Path, typer.Argument(help="The case's folder; with --csv a recording.")],
+    case: Annotated[Path, typer.Argument(help="The case's folder; with --csv or --mp4 a recording.")],
     glb: Annotated[Path | None, typer.Option(help="Write the 3D scene for AR and the web (GLB).")] = None,
     usdz: Annotated[Path | None, typer.Option(help="Write it for AR on Apple devices (USDZ).")] = None,
     triangles: Annotated[int, typer.Option(help="Triangles at most in such a model.")] = 50_000,
@@ -21,14 +21,35 @@ def export(
     csv: Annotated[
         Path | None, typer.Option(help="Write a recording's messages and states as CSV tables into this folder.")
     ] = None,
+    mp4: Annotated[
+        Path | None, typer.Option(help="Write a film of a recording's states as the display shows them.")
+    ] = None,
+    begin: Annotated[float, typer.Option("--from", help="With --mp4: seconds after the recording's beginning.")] = 0.0,
+    seconds: Annotated[float | None, typer.Option(help="With --mp4: how much of the procedure.")] = None,
+    speed: Annotated[float, typer.Option(help="With --mp4: seconds of the procedure in a second of film.")] = 1.0,
     mesh: Annotated[
         Path | None, typer.Option(help="Write the mesh for a solver: .mesh, .msh, .xdmf, .vtu or .vtk.")
     ] = None,
 ) -> None:
-    """Write the planned case as a GLB model, a picture or a mesh for another solver; or a recording as CSV tables."""
+    """Write the planned case as a model for AR, a picture or a mesh; or a recording as tables or a film."""
     from surgical_twin.case import Case
-    from surgical_twin.display import export_ar, export_png
+    from surgical_twin.display import export_ar, export_film, export_png
 
+    if mp4 is not None:
+        if begin < 0.0 or (seconds is not None and seconds <= 0.0):
+            raise InputError("--from is not negative, and --seconds more than nothing.")
+        with progress_bar() as progress:
+            task = progress.add_task("filming", total=seconds)
+            frames = export_film(
+                case,
+                mp4,
+                begin_s=begin,
+                seconds=seconds,
+                speed=speed,
+                say=lambda done: progress.update(task, completed=done),
+            )
+        out.print(f"{mp4} written, {frames} frames")
+        return
     if csv is not None:
         export_tables(case, csv)
         return
@@ -65,14 +86,17 @@ def view(
     tls_certificate: Annotated[Path | None, typer.Option(help="Certificate of the AR page (PEM).")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM).")] = None,
     triangles: Annotated[int, typer.Option(help="Triangles at most in the AR page.")] = 50_000,
+    recording: Annotated[
+        Path | None, typer.Option(help="With --web: show this recording (MCAP), with a time bar.")
+    ] = None,
     commands: Annotated[
         str | None, typer.Option(help="The twin's command channel, for what-if questions from the web page.")
     ] = None,
     keys: ViewerKeys = None,
 ) -> None:
-    """Show a running twin in a window, as a web page or in AR."""
+    """Show a running twin in a window, as a web page or in AR; or a recording, with a time bar."""
     from surgical_twin.case import Case
-    from surgical_twin.display import handed_security, run_ar, run_display
+    from surgical_twin.display import handed_security, run_ar, run_display, run_replay
     from viewer.ar_page import Certificate
 
     security = handed_security() if keys is None else as_client(keys, VIEWER)
@@ -83,6 +107,11 @@ def view(
     if ar:
         tls = None if tls_certificate is None or tls_key is None else Certificate(tls_certificate, tls_key)
         run_ar(Case.open(case), states, host=host, port=port, tls=tls, triangles=triangles, security=security)
+        return
+    if recording is not None:
+        if not web:
+            raise InputError("--recording is shown as a page; give --web too, or write a film with export --mp4.")
+        run_replay(Case.open(case), recording, port=port)
         return
     if host != "127.0.0.1" or tls_certificate is not None:
         raise InputError("--host and --tls-certificate are for --ar; the other page is for this machine only.")

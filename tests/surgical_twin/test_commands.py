@@ -238,7 +238,10 @@ def test_export_writes_a_binary_gltf_and_a_picture(planned):
     magic, version, length = struct.unpack("<III", blob[:12])
     assert (magic, version, length) == (0x46546C67, 2, len(blob))
     document = json.loads(blob[20 : 20 + struct.unpack("<I", blob[12:16])[0]])
-    assert [node["name"] for node in document["nodes"]] == ["lumen", "anatomy"]
+    names = [node["name"] for node in document["nodes"]]
+    assert names[:2] == ["lumen", "anatomy"]
+    assert len(names) > 4
+    assert all(name.startswith("anchor ") for name in names[2:])
     picture = sitk.GetArrayFromImage(sitk.ReadImage(str(planned.folder / "case.png")))
     assert picture.std() > 10
 

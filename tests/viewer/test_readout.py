@@ -147,7 +147,7 @@ def test_every_reason_is_in_the_banner():
 def test_no_alert_is_cut_off_however_many_there_are(width):
     board = AlertBoard()
     board.take([f"silent:tracker/a tool with quite a long name number {i}" for i in range(9)], 0.0)
-    strip = draw_alerts(board.alerts, width, 1.0, 0.0, trusted=False, doubts=("no state from the twin for 2.5 s",))
+    strip = draw_alerts(board.alerts, width, 1.0, 0.0, trusted=False, said=("no state from the twin for 2.5 s",))
     yellow = (np.abs(strip.astype(int) - colors.rgb(Priority.MEDIUM.color)).max(axis=2) < 12).astype(np.uint8)
     chips = [box for box in cv2.connectedComponentsWithStats(yellow)[2][1:] if box[4] > 500]
     assert len(chips) == 9

@@ -274,3 +274,49 @@ def test_a_window_needs_a_display(scene, lumen):
     else:
         require_display(wanted)
     wanted.close()
+
+
+def test_panes_take_turns_within_their_share_of_the_time_and_trust_does_not_wait(lumen, centerline, state):
+    now = [0.0]
+    scene = Scene(lumen, centerline=centerline, size=SIZE, layout="conventional", clock=lambda: now[0])
+    scene.update(state(sequence=1))
+    scene.refresh(at_once=True)
+
+    def panel():
+        return scene.plotter.screenshot(None, return_img=True)[:, int(0.7 * SIZE[0]) + 1 :].tobytes()
+
+    first = panel()
+    scene.update(state(sequence=2, fre=0.9))
+    scene.refresh()  # no time has gone by: nothing is earned yet
+    assert panel() == first
+    for step in range(40):
+        now[0] += 0.1
+        scene.update(state(sequence=3 + step, fre=0.9))
+        scene.refresh()
+    second = panel()
+    assert second != first
+    scene.update(state(sequence=99, fre=0.9, flags=("pressure_stale",)))
+    scene.refresh()
+    assert panel() != second
+    scene.close()
+
+
+def test_a_frame_is_drawn_each_time_it_is_asked_for(scene, state):
+    """PyVista's own render does nothing before a window is shown."""
+    frames = []
+    tag = scene.plotter.render_window.AddObserver("EndEvent", lambda *_: frames.append(1))
+    scene.update(state())
+    for _ in range(3):
+        scene.refresh()
+    scene.plotter.render_window.RemoveObserver(tag)
+    assert len(frames) == 3
+
+
+@pytest.mark.parametrize("layout", ["conventional", "four_up", "endoluminal"])
+def test_what_is_not_trusted_is_seen_in_every_arrangement(lumen, centerline, state, layout):
+    scene = Scene(lumen, centerline=centerline, size=SIZE, layout=layout)
+    scene.update(state())
+    plain = share(scene.render(), colors.ALARM)
+    scene.update(state(flags=("registration_drifted",), tip_valid=False))
+    assert share(scene.render(), colors.ALARM) > plain + 0.02
+    scene.close()

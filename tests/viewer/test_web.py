@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -119,3 +120,136 @@ def test_a_port_in_use_is_refused(lumen, port):
     with pytest.raises(InputError, match="pictures per second"):
         serve(scene, lambda: None, port=port, pictures_per_second=0.0)
     scene.close()
+
+
+LIVE = """
+import sys, time
+from tests_states import next_state
+from pathlib import Path
+from viewer.scene import Scene
+from viewer.web import serve
+from viewer.what_if_panel import WhatIfPanel
+serve(Scene.from_case(sys.argv[1], size=(900, 500)), next_state, port=int(sys.argv[2]),
+      desk=WhatIfPanel("tcp://127.0.0.1:1"), on_ready=lambda address: print("ready", address, flush=True))
+"""
+
+
+@pytest.fixture
+def live_program(case, tmp_path, port, state):
+    """Starts a program that serves a page, with states to show; returns the page's address."""
+    import numpy as np
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(np.random.default_rng(0).normal(100, 30, (60, 60, 60)).astype(np.float32))
+    image.SetSpacing((2.0, 2.0, 2.2))
+    image.SetOrigin((-60.0, -60.0, -65.0))
+    sitk.WriteImage(image, str(case / "image.nrrd"))
+    (tmp_path / "state.bin").write_bytes(msgspec.msgpack.encode(state(flags=("pressure_stale",))))
+    (tmp_path / "tests_states.py").write_text(
+        "from pathlib import Path\nimport time\nimport msgspec\nfrom streams.messages import TwinState\n"
+        f"one = msgspec.msgpack.decode(Path({str(tmp_path / 'state.bin')!r}).read_bytes(), type=TwinState)\n"
+        "begin = time.monotonic()\n"
+        "def next_state():\n"
+        "    t = int((time.monotonic() - begin) * 100)\n"
+        "    return msgspec.structs.replace(one, sequence=t, source_time_ns=t * 10_000_000)\n"
+    )
+    root = Path(__file__).parents[2]
+    started = []
+
+    def start(program):
+        paths = os.pathsep.join([str(root), str(tmp_path), os.environ.get("PYTHONPATH", "")])
+        command = [sys.executable, "-c", program, str(case), str(port)]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, cwd=root, env=os.environ | {"PYTHONPATH": paths}
+        )
+        started.append(process)
+        return next(line for line in process.stdout if line.startswith("ready")).split()[1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait(timeout=20)
+
+
+def test_every_control_of_the_page_in_a_browser(live_program):
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    chromium = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+    if chromium is None:
+        pytest.skip("needs Chromium")
+    live = live_program(LIVE)
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 760})
+        faults = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto(live)
+        page.wait_for_selector(".control-reset", timeout=60000)
+        page.wait_for_function("document.querySelector('.status').textContent.includes('not trusted')", timeout=60000)
+
+        def wait_for(function):
+            page.wait_for_function(function, timeout=60000)
+
+        # Conditions that hold are counted on the button; acknowledging leaves none.
+        wait_for("/\\(\\d\\)/.test(document.querySelector('.control-acknowledge').textContent)")
+        page.click(".control-acknowledge")
+        wait_for("document.querySelector('.control-acknowledge').disabled")
+        for name, choice in (("quantity", "Pd/Pa"), ("layout", "four up"), ("layout", "endoluminal"), ("layout", "3d")):
+            page.click(f".control-{name}")
+            page.click(f".v-overlay--active .v-list-item:has-text('{choice}')")
+            wait_for(f"document.querySelector('.control-{name}').textContent.includes('{choice}')")
+        for name in ("follow", "outline", "anatomy", "reset"):
+            page.click(f".control-{name}")
+        page.click(".control-what-if")
+        page.click(".control-ask")  # no twin listens there: the dialog says so when the time is up
+        wait_for("document.querySelector('.control-ask.v-btn--loading') !== null")
+        assert not faults
+        browser.close()
+
+
+REPLAY = """
+import sys
+from tests_states import one
+import msgspec
+from viewer.player import Player
+from viewer.scene import Scene
+from viewer.web import serve
+states = [msgspec.structs.replace(one, sequence=n, source_time_ns=n * 10_000_000, flags=()) for n in range(60000)]
+scene = Scene.from_case(sys.argv[1], size=(640, 400), layout="3d")
+player = Player(states, every=scene.remember)
+serve(scene, player.next_state, port=int(sys.argv[2]), player=player,
+      on_ready=lambda address: print("ready", address, flush=True))
+"""
+
+
+def test_the_time_bar_of_a_replay_in_a_browser(live_program):
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    chromium = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+    if chromium is None:
+        pytest.skip("needs Chromium")
+    address = live_program(REPLAY)
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 760})
+        page.goto(address)
+        page.wait_for_selector(".control-play", timeout=60000)
+
+        def wait_for(function):
+            page.wait_for_function(function, timeout=60000)
+
+        play = "document.querySelector('.control-play').textContent"
+        wait_for(f"{play}.includes('Pause')")
+        page.click(".control-play")
+        wait_for(f"{play}.includes('Play')")
+        box = page.query_selector(".control-time").bounding_box()
+        page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
+        # Ten minutes of states: the middle is at five.
+        wait_for("/state (29|30|31)\\d\\d\\d: replay/.test(document.querySelector('.status').textContent)")
+        page.click(".control-bookmark")
+        page.click(".control-bookmarks")
+        wait_for("/[45]:\\d\\d\\.\\d/.test(document.querySelector('.v-overlay--active').textContent)")
+        page.keyboard.press("Escape")
+        page.click(".control-speed")
+        page.click(".v-overlay--active .v-list-item:has-text('10 x')")
+        page.click(".control-play")
+        wait_for("parseInt(document.querySelector('.status').textContent.split(' ')[1]) > 32000")
+        browser.close()

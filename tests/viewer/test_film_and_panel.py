@@ -1,0 +1,124 @@
+import threading
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from streams.command_channel import CommandServer, NotAvailable, WhatIf
+from viewer.errors import InputError
+from viewer.film import FRAMES_PER_S, write_film
+from viewer.scene import Scene
+from viewer.what_if_panel import WhatIfPanel, answer_rows
+
+SIZE = (481, 270)
+
+
+@pytest.fixture(scope="module")
+def scene(lumen):
+    scene = Scene(lumen, size=SIZE)
+    yield scene
+    scene.close()
+
+
+def frames_of(path):
+    film = cv2.VideoCapture(str(path))
+    frames = []
+    while True:
+        good, frame = film.read()
+        if not good:
+            return np.array(frames), film.get(cv2.CAP_PROP_FPS)
+        frames.append(frame[..., ::-1])
+
+
+def test_a_film_lasts_as_long_as_the_procedure_and_shows_each_moment(scene, state, tmp_path):
+    path = tmp_path / "film.mp4"
+    times = [t for t in np.arange(0.0, 2.0, 0.01) if not 1.0 < t < 1.4]  # the twin said nothing for a while
+    states = [
+        state(
+            sequence=n,
+            source_time_ns=round((100.0 + t) * 1e9),
+            flags=("pressure_stale",) if t > 1.6 else (),
+            tip=None,
+            tip_covariance=None,
+        )
+        for n, t in enumerate(times)
+    ]
+    count = write_film(path, scene, states)
+    frames, rate = frames_of(path)
+    assert rate == FRAMES_PER_S
+    assert count == len(frames) == 50
+    assert frames.shape[1:] == (270, 480, 3)
+    red = [(np.abs(f[:14, :300].astype(int) - (198, 47, 59)).max(axis=2) < 40).mean() for f in frames]
+    assert max(red[:38]) < 0.05
+    assert min(red[42:]) > 0.3
+    write_film(path, scene, states, speed=4.0)
+    assert len(frames_of(path)[0]) == 13
+
+
+def test_films_that_cannot_be_written_are_refused(scene, state, tmp_path):
+    for path, words in ((tmp_path / "a.avi", r"end in \.mp4"), (tmp_path / "no" / "a.mp4", "does not exist")):
+        with pytest.raises(InputError, match=words):
+            write_film(path, scene, [state()])
+    with pytest.raises(InputError, match="times the speed"):
+        write_film(tmp_path / "a.mp4", scene, [state()], speed=0.0)
+    with pytest.raises(InputError, match="no states"):
+        write_film(tmp_path / "a.mp4", scene, [])
+    assert list(tmp_path.iterdir()) == []
+
+
+ANSWER = {
+    "quantities": {
+        "mean pressure outlet_1": {
+            "before": {"value": 80.0, "lower": 76.0, "upper": 84.0},
+            "after": {"value": 90.5, "lower": 86.0, "upper": 95.0},
+            "change": {"value": 10.5, "lower": 9.0, "upper": 12.0},
+        }
+    },
+    "notes": ["outside of the trained range"],
+}
+
+
+def test_answers_are_rows_with_their_intervals():
+    assert answer_rows(ANSWER) == [
+        ["mean pressure outlet 1", "80.0 [76.0 to 84.0]", "90.5 [86.0 to 95.0]", "10.5 [9.0 to 12.0]"],
+        ["note", "outside of the trained range", "", ""],
+    ]
+    assert answer_rows({"quantities": {"x": {"before": {"value": "y"}}}}) == [["x", "–", "–", "–"]]
+    assert answer_rows(None)[0][0] == "not understood"
+
+
+def test_the_panel_asks_over_the_command_channel_and_never_raises():
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        endpoint = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    asked = []
+
+    def answer(request, _caller):
+        assert isinstance(request, WhatIf)
+        asked.append([(one.kind, one.value) for one in request.interventions])
+        if request.interventions[0].kind == "clamp":
+            raise NotAvailable("there is no vessel of that name")
+        return ANSWER
+
+    server, stop = CommandServer(endpoint), threading.Event()
+
+    def run():
+        while not stop.is_set():
+            server.serve(answer)
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        panel = WhatIfPanel(endpoint)
+        assert panel.ask("stent", "stenosis_1=10%") == answer_rows(ANSWER)
+        assert panel.ask("clamp", "nowhere") == [["not answered", "there is no vessel of that name", "", ""]]
+        assert panel.ask("stent", "x" * 1000)[0][0] == "not answered"  # longer than the channel allows
+    finally:
+        stop.set()
+        thread.join()
+        server.close()
+    assert asked[:2] == [[("stent", "stenosis_1=10%")], [("clamp", "nowhere")]]
