@@ -8,7 +8,7 @@ that the filter itself expects of it, so that a filter that is unsure raises no 
 * ``damped``: the pulse is too small, the mean is not far off: a clot, a kink, a bubble in the line;
 * ``distorted``: the rest is too large: whip, resonance;
 * ``moved``: all of the beat is off by the same: the transducer's height or zero has changed;
-* ``sensors_swapped``: two sensors, each off, and each where the other one is expected;
+* ``sensors_swapped``: the difference of two sensors has turned into its opposite from one beat to the next;
 * ``circulation_changed``: all sensors are off alike, or one is off by more and more: not the sensors, the patient;
 * ``filter_diverged``: innovations have been too large for several beats, and nothing of this explains them.
 
@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import combinations, islice
 
 MOVED, DAMPED, DISTORTED = "moved", "damped", "distorted"
 SWAPPED, CHANGED, DIVERGED = "sensors_swapped", "circulation_changed", "filter_diverged"
@@ -41,6 +42,19 @@ REST_RATIO = 2.5
 
 STEADY = 0.4
 """An offset that grew from one half of the beat to the other by less than this share is steady."""
+
+SWAPPED_WITHIN = 3
+"""Beats before, with one of which two swapped sensors are compared: the one in which they were swapped is neither."""
+
+LEAST_DIFFERENCE_MMHG = 3.0
+"""Sensors that read alike, but for their biases, cannot be told apart, and do no harm."""
+
+UNEXPECTED_SHARE = 0.7
+"""So far from what the filter expects it is at least, as a share of what it was: a swap makes it twice that, and a
+filter that follows takes some of it for the sensors' biases."""
+
+SWAPPED_SHARE = 0.3
+"""The difference of two swapped sensors is the opposite of what it was, to this share of it."""
 
 FEWEST = 12
 """Observations that make a beat; fewer say nothing."""
@@ -213,6 +227,8 @@ class SelfWatch:
     condition: str = ""
     """of the patient or the filter"""
     since_ns: int = 0
+    right: int = 0
+    """beats in a row in which sensors that were swapped are where they belong"""
 
     def see(
         self,
@@ -258,6 +274,10 @@ class SelfWatch:
             beats = (*known.beats, verdict)[-KEPT:]
             closed[name] = SensorWatch(None, beats, condition, known.since_ns, good, known.seen + 1)
         watch = replace(self, sensors=closed)
+        if watch.condition == SWAPPED and len(fresh) >= 2:
+            right = watch.right + 1 if _in_place(fresh) else 0
+            watch = replace(watch, right=right, condition=SWAPPED if right < CLEARED_AFTER else "")
+            return watch, None
         settled = CHANGE_CLEARED_AFTER if watch.condition == CHANGED else CLEARED_AFTER
         if watch.condition and fresh and all(closed[name].good >= settled for name in fresh):
             watch = replace(watch, condition="")
@@ -265,7 +285,7 @@ class SelfWatch:
         if finding is None:
             return watch, None
         if finding.condition in (SWAPPED, CHANGED, DIVERGED):
-            return replace(watch, condition=finding.condition, since_ns=time_ns), finding
+            return replace(watch, condition=finding.condition, since_ns=time_ns, right=0), finding
         (sensor,) = finding.sensors
         told = replace(closed[sensor], condition=finding.condition, since_ns=time_ns, good=0)
         return replace(watch, sensors={**closed, sensor: told}), finding
@@ -289,20 +309,24 @@ class SelfWatch:
 
 def _finding(watch: SelfWatch, fresh: Mapping[str, BeatVerdict]) -> Finding | None:
     """What the beats that just ended say that is not known yet."""
+    if watch.condition == SWAPPED:
+        return None
+    if min((watch.sensors[name].seen for name in fresh), default=0) > WARMING_UP:
+        pair = _swapped(watch, fresh)
+        if pair:
+            return Finding(SWAPPED, pair)
     unexplained = {
         name: one
         for name, one in fresh.items()
         if not one.good and not watch.sensors[name].condition and watch.sensors[name].seen > WARMING_UP
     }
-    if not unexplained or watch.condition == SWAPPED:
+    if not unexplained:
         return None
     if watch.condition == CHANGED:
         # The patient is not yet where the filter looks for him.
         lost = tuple(name for name, one in unexplained.items() if one.off)
         return Finding(CHANGED, lost) if lost else None
     off = {name: one for name, one in unexplained.items() if one.off}
-    if len(off) == 2 and (pair := _swapped(off)):
-        return Finding(SWAPPED, pair)
     for name, one in unexplained.items():
         if one.small and abs(one.offset) < 0.5 * (1.0 - one.slope) * max(abs(one.expected), 1.0):
             return Finding(DAMPED, (name,))
@@ -327,12 +351,29 @@ def _finding(watch: SelfWatch, fresh: Mapping[str, BeatVerdict]) -> Finding | No
     return None
 
 
-def _swapped(off: Mapping[str, BeatVerdict]) -> tuple[str, ...]:
-    """The two sensors, where each is where the other one is expected."""
-    (one, first), (two, second) = off.items()
-    crossed = abs(first.mean - second.expected) + abs(second.mean - first.expected)
-    straight = abs(first.offset) + abs(second.offset)
-    return (one, two) if crossed < 0.4 * straight and first.offset * second.offset < 0 else ()
+def _swapped(watch: SelfWatch, fresh: Mapping[str, BeatVerdict]) -> tuple[str, ...]:
+    """The two sensors whose difference has turned into its opposite within the last beats; empty where none has."""
+    for one, two in combinations(sorted(fresh), 2):
+        pairs = zip(reversed(watch.sensors[one].beats), reversed(watch.sensors[two].beats), strict=False)
+        now, *before = [first.mean - second.mean for first, second in islice(pairs, 1 + SWAPPED_WITHIN)]
+        # A catheter on its way through a stenosis changes the difference as well, and as the filter expects it.
+        unexpected = abs(now - (fresh[one].expected - fresh[two].expected))
+        for difference in before:
+            if abs(difference) < LEAST_DIFFERENCE_MMHG or unexpected < UNEXPECTED_SHARE * abs(difference):
+                continue
+            if abs(now + difference) < SWAPPED_SHARE * abs(difference):
+                return one, two
+    return ()
+
+
+def _in_place(fresh: Mapping[str, BeatVerdict]) -> bool:
+    """Whether each two sensors' difference is nearer to what is expected of it than to its opposite."""
+    for one, two in combinations(sorted(fresh), 2):
+        measured = fresh[one].mean - fresh[two].mean
+        expected = fresh[one].expected - fresh[two].expected
+        if abs(measured - expected) > abs(measured + expected):
+            return False
+    return True
 
 
 def nis_bounds(beats: int) -> tuple[float, float]:
