@@ -47,7 +47,7 @@ from surgical_twin.assimilation.self_watch import nis_bounds
 
 console = Console(width=120, stderr=True)
 
-VERSION = 5
+VERSION = 6
 """Of the measurements: results of another one are made again."""
 
 AFTER_BEATS = 10

@@ -1,18 +1,19 @@
 r"""What a missing measurement says, where whether it is there depends on what it would have been.
 
 A measurement that is lost at random says nothing, and a filter that goes on without it is right. One that is missing
-*because* of its value - a transducer whose range ends, a cuff that fails in hypotension, a sample that is taken only when a
-pressure is alarming - says something by being missing, and a filter that ignores that is biased (missing not at random;
-Rubin, Biometrika 63, 1976). With the share s(y) of measurements of value y that go missing, a missing one is an
+*because* of its value - a transducer whose range ends, a cuff that fails in hypotension, a sample that is taken only
+when a pressure is alarming - says something by being missing, and a filter that ignores that is biased (missing not at
+random; Rubin, Biometrika 63, 1976). With the share s(y) of measurements of value y that go missing, a missing one is an
 observation with the likelihood
 
     L(x) = integral of s(y) N(y; h(x), R) dy.
 
-Here s is ``usual`` within limits and ``beyond`` outside of them, so that L is a sum of normal distribution functions. The
-ensemble's prediction h(x), of mean m and variance P, is taken as normal; the mean and variance of the product of it with L
-follow in closed form from the truncated normal's (Tobin, Econometrica 26, 1958), and the ensemble is moved there by the
-same transform as for an observation: as by one whose information makes this mean and variance. A value that is missing
-near a limit may make the variance larger; the ensemble then keeps its spread, and its mean moves.
+Here s is ``usual`` within limits and ``beyond`` outside of them, so that L is a sum of normal distribution functions.
+The ensemble's prediction h(x), of mean m and variance P, is taken as normal; the mean and variance of the product of it
+with L follow in closed form from the truncated normal's (Tobin, Econometrica 26, 1958), and the ensemble is moved there
+by its regression on the prediction, as by an observation. A value that is missing near a limit may make the variance
+larger; the ensemble then keeps its spread, and its mean moves. The live session takes what is missing as missing at
+random: what a sensor's mechanism is, nobody tells it.
 """
 
 from __future__ import annotations
