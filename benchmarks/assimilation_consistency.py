@@ -51,7 +51,9 @@ VERSION = 6
 """Of the measurements: results of another one are made again."""
 
 AFTER_BEATS = 10
-FAULT_AT_S = 8.0
+FAULT_AT_S = 8.3
+"""Not at the beginning of a beat."""
+
 FAULT_LASTS_S = 12.0
 FAULTY_S = 40.0
 NAMED_WITHIN_BEATS = 3.0

@@ -40,7 +40,7 @@ LEAST_REST_MMHG = 3.0
 REST_RATIO = 2.5
 """A rest is too large where it is beyond so many times what is expected, and beyond `LEAST_REST_MMHG`."""
 
-STEADY = 0.4
+STEADY = 0.2
 """An offset that grew from one half of the beat to the other by less than this share is steady."""
 
 SWAPPED_WITHIN = 3
@@ -334,7 +334,10 @@ def _finding(watch: SelfWatch, fresh: Mapping[str, BeatVerdict]) -> Finding | No
         return Finding(CHANGED, tuple(off))
     if len(fresh) == 1:
         for name, one in off.items():
-            if abs(one.growth) >= STEADY * abs(one.offset) and one.growth * one.offset > 0:
+            # A step in the midst of a beat grows within it as well, but not within the next one.
+            before = watch.sensors[name].beats[-2]
+            growing = one.growth * one.offset > 0 and abs(one.growth) >= STEADY * abs(one.offset)
+            if before.off and before.offset * one.offset > 0 and growing:
                 return Finding(CHANGED, (name,))
     for name, one in off.items():
         others = [beat for other, beat in fresh.items() if other != name]
@@ -342,7 +345,8 @@ def _finding(watch: SelfWatch, fresh: Mapping[str, BeatVerdict]) -> Finding | No
         if alone and abs(one.growth) < STEADY * abs(one.offset):
             return Finding(MOVED, (name,))
     for name, one in unexplained.items():
-        if one.rough and not one.off:
+        # A beat in whose midst something else began has a rest of its own.
+        if one.rough and not one.off and watch.sensors[name].beats[-2].rough:
             return Finding(DISTORTED, (name,))
     for name in fresh:
         recent = watch.sensors[name].beats[-DIVERGED_AFTER:]
