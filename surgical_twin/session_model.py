@@ -124,7 +124,7 @@ class SessionModel:
             InputError: a file of the case is missing or does not fit the others.
         """
         chosen = settings or SessionSettings(follow_lumen=case.follow_lumen)
-        # What a coarse mesh loses of a drop it loses of its kinetic part: the drop is off by another share all the time.
+        # What a coarse mesh loses of a drop is of its kinetic part: the drop is off by another share all the time.
         shape = float(np.hypot(chosen.drop_uncertainty, MESH_DROP_SHAPE * mesh_drop_deviation(case)))
         chosen = replace(chosen, drop_uncertainty=shape)
         mesh = read_lumen_mesh(case.require(MESH))

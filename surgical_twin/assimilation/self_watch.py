@@ -328,7 +328,8 @@ def _finding(watch: SelfWatch, fresh: Mapping[str, BeatVerdict]) -> Finding | No
         return Finding(CHANGED, lost) if lost else None
     off = {name: one for name, one in unexplained.items() if one.off}
     for name, one in unexplained.items():
-        if one.small and abs(one.offset) < 0.5 * (1.0 - one.slope) * max(abs(one.expected), 1.0):
+        # A step in the midst of a beat makes its slope small and its rest large.
+        if one.small and not one.off and (not one.rough or watch.sensors[name].beats[-2].small):
             return Finding(DAMPED, (name,))
     if len(off) >= 2 and len(off) == len(fresh) and len({one.offset > 0 for one in off.values()}) == 1:
         return Finding(CHANGED, tuple(off))
