@@ -273,6 +273,11 @@ class SelfWatch:
             condition = "" if good >= CLEARED_AFTER else known.condition
             beats = (*known.beats, verdict)[-KEPT:]
             closed[name] = SensorWatch(None, beats, condition, known.since_ns, good, known.seen + 1)
+        if fresh and all(fresh[name].off and closed[name].condition in (DAMPED, DISTORTED) for name in fresh):
+            # No sensor is left, and none is where it is expected: it is the patient who has changed.
+            closed |= {name: replace(closed[name], condition="") for name in fresh}
+            finding = Finding(CHANGED, tuple(fresh))
+            return SelfWatch(closed, CHANGED, time_ns), finding
         watch = replace(self, sensors=closed)
         if watch.condition == SWAPPED and len(fresh) >= 2:
             right = watch.right + 1 if _in_place(fresh) else 0
@@ -327,12 +332,15 @@ def _finding(watch: SelfWatch, fresh: Mapping[str, BeatVerdict]) -> Finding | No
         lost = tuple(name for name, one in unexplained.items() if one.off)
         return Finding(CHANGED, lost) if lost else None
     off = {name: one for name, one in unexplained.items() if one.off}
+    # Two lines do not fail in the same beat.
+    alike = len({one.offset > 0 for one in unexplained.values()}) == 1
+    if len(unexplained) == len(fresh) >= 2 and alike:
+        return Finding(CHANGED, tuple(unexplained))
     for name, one in unexplained.items():
         # A step in the midst of a beat makes its slope small and its rest large.
-        if one.small and not one.off and (not one.rough or watch.sensors[name].beats[-2].small):
+        sure = watch.sensors[name].beats[-2].small or (not one.rough and len(fresh) > 1)
+        if one.small and not one.off and sure:
             return Finding(DAMPED, (name,))
-    if len(off) >= 2 and len(off) == len(fresh) and len({one.offset > 0 for one in off.values()}) == 1:
-        return Finding(CHANGED, tuple(off))
     if len(fresh) == 1:
         for name, one in off.items():
             # A step in the midst of a beat grows within it as well, but not within the next one.

@@ -86,7 +86,7 @@ def test_both_off_alike_is_the_patient_and_both_exchanged_are_the_plugs():
 def test_a_small_pulse_is_a_damped_line_and_trust_comes_back_with_good_beats():
     damped = [lambda s, p, level: 95.0 + 0.3 * (level - 95.0)] * 3
     findings, watch = play([right] * 6 + damped, np.random.default_rng(5))
-    assert findings[6] == "damped"
+    assert "damped" in findings[6:8]
     assert watch.excluded("a")
     _, watch = play([right] * 6 + damped + [right] * 2, np.random.default_rng(5))
     assert not watch.flags()
