@@ -47,7 +47,7 @@ from surgical_twin.assimilation.self_watch import nis_bounds
 
 console = Console(width=120, stderr=True)
 
-VERSION = 6
+VERSION = 7
 """Of the measurements: results of another one are made again."""
 
 AFTER_BEATS = 10
@@ -206,21 +206,24 @@ def _alarming(flag: str) -> bool:
 def trial(patient: Patient, kind: str) -> dict[str, Any]:
     """One fault: how long until it was named, and how the twin did after it had ended."""
     lasting = kind in ("clamp", "height", "registration")
+    # The run with a clamp begins at an R-wave.
+    period = patient.truth.period
+    at_s = float(np.ceil(FAULT_AT_S / period) * period) if kind == "clamp" else FAULT_AT_S
     end = np.inf if lasting else FAULT_AT_S + (30.0 if kind == "dropout" else FAULT_LASTS_S)
-    faulty = with_fault(patient, kind, FAULT_AT_S, end)
+    faulty = with_fault(patient, kind, at_s, end)
     states = faulty.play()
     named = None
     for state in states:
         time_s = (state.source_time_ns - EPOCH) * 1e-9
-        if time_s >= FAULT_AT_S and any(flag.startswith(FAULTS[kind]) for flag in state.flags):
-            named = (time_s - FAULT_AT_S) / faulty.truth.period
+        if time_s >= at_s and any(flag.startswith(FAULTS[kind]) for flag in state.flags):
+            named = (time_s - at_s) / faulty.truth.period
             break
     others = sorted(
         {
             flag
             for state in states
             for flag in state.flags
-            if (state.source_time_ns - EPOCH) * 1e-9 > FAULT_AT_S and _alarming(flag)
+            if (state.source_time_ns - EPOCH) * 1e-9 > at_s and _alarming(flag)
         }
     )
     last = [one for one in states if one.axis_pressure_mmhg][-20:]
