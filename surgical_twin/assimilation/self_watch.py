@@ -276,8 +276,7 @@ class SelfWatch:
         if fresh and all(fresh[name].off and closed[name].condition in (DAMPED, DISTORTED) for name in fresh):
             # No sensor is left, and none is where it is expected: it is the patient who has changed.
             closed |= {name: replace(closed[name], condition="") for name in fresh}
-            finding = Finding(CHANGED, tuple(fresh))
-            return SelfWatch(closed, CHANGED, time_ns), finding
+            return SelfWatch(closed, CHANGED, time_ns), Finding(CHANGED, tuple(fresh))
         watch = replace(self, sensors=closed)
         if watch.condition == SWAPPED and len(fresh) >= 2:
             right = watch.right + 1 if _in_place(fresh) else 0
