@@ -14,7 +14,8 @@ that an interrupted run goes on where it was and parts can be run one at a time.
 Of what one catheter and one arterial line cannot tell: a bias that both share moves all pressures as resistances do,
 and only the pulse's decay in diastole tells them apart. With both sensors 3 mmHg off (``patients``) the catheter's
 bias is therefore known to some 2 mmHg only; where the line was zeroed to 0.5 mmHg (``zeroed``), it is found. How the
-compliance is shared between outlets shows in no pressure; its sum does. Both are reported with the interval they
+compliance is shared between outlets shows in no pressure; its sum does. A drop shows a stenosis's loss times the square of the flow
+through it: flow and resistance of that outlet are known half as badly as the loss. Both are reported with the interval they
 have.
 """
 
