@@ -5,7 +5,7 @@ a noise of 2 mmHg, a bias of 3 mmHg, 5 % dropouts, and fiducials are touched so 
 mm off (``virtual_patients``). Each patient is one procedure: the catheter rests at the inlet, goes through the
 stenosis, rests and is pulled back, with an arterial line at the inlet and a flow probe.
 
-    python benchmarks/assimilation_consistency.py --cache FOLDER [--only patients|zeroed|faults|rest|missing]
+    python benchmarks/assimilation_consistency.py --cache FOLDER [--only patients|zeroed|faults|rest]
         [--patients N] [--families s55 ...]
 
 Cases and 3D truths are made once into ``--cache``; the results of each part are kept there as well, per patient, so
@@ -14,9 +14,9 @@ that an interrupted run goes on where it was and parts can be run one at a time.
 Of what one catheter and one arterial line cannot tell: a bias that both share moves all pressures as resistances do,
 and only the pulse's decay in diastole tells them apart. With both sensors 3 mmHg off (``patients``) the catheter's
 bias is therefore known to some 2 mmHg only; where the line was zeroed to 0.5 mmHg (``zeroed``), it is found. How the
-compliance is shared between outlets shows in no pressure; its sum does. A drop shows a stenosis's loss times the square of the flow
-through it: flow and resistance of that outlet are known half as badly as the loss. Both are reported with the interval they
-have.
+compliance is shared between outlets shows in no pressure; its sum does. A drop shows a stenosis's loss times the
+square of the flow through it: flow and resistance of that outlet are known half as badly as the loss. All are reported
+with the interval they have.
 """
 
 from __future__ import annotations
