@@ -1,9 +1,10 @@
-"""Virtual patients for the benchmarks of assimilation: 3D truths that no reduced model was trained on, and their sensors.
+"""Virtual patients for benchmarks of assimilation: 3D truths that no reduced model was trained on, and their sensors.
 
-A *family* is a phantom with a stenosis, planned as a hospital would; a *truth* is a 3D run in the phantom's real lumen, on
-a finer mesh, with shear-thinning blood, another inflow shape and hidden circulation; a *patient* is a truth with its own
-draws of sensors and registration. Families and truths take minutes and are kept in a folder (``--cache``); each is made
-once, and an interrupted run goes on where it was. Nothing of the truth reaches the session: it gets events only.
+A *family* is a phantom with a stenosis, planned as a hospital would; a *truth* is a 3D run in the phantom's real
+lumen, on a finer mesh, with shear-thinning blood, another inflow shape and hidden circulation; a *patient* is a truth
+with its own draws of sensors and registration. Families and truths take minutes and are kept in a folder
+(``--cache``); each is made once, and an interrupted run goes on where it was. Nothing of the truth reaches the
+session: it gets events only.
 """
 
 from __future__ import annotations

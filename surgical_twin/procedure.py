@@ -109,6 +109,8 @@ class PressureSettings(LinkSettings, frozen=True, forbid_unknown_fields=True):
     damping: float = 0.3
     whip: str = "0 mmHg"
     zero_drift: str = "0 mmHg/hour"
+    bias: str = "0 mmHg"
+    """It reads this much too high."""
     lowest: str = "-1000 mmHg"
     highest: str = "1000 mmHg"
 
@@ -121,17 +123,67 @@ class FlowProbeSettings(LinkSettings, frozen=True, forbid_unknown_fields=True):
     """Relative to the flow, one standard deviation."""
 
 
+class ArterialLineSettings(LinkSettings, frozen=True, forbid_unknown_fields=True):
+    """A fluid-filled line at a port, beside the catheter."""
+
+    present: bool = False
+    port: str | None = None
+    """The inlet where it is not given."""
+    rate: str = "250 Hz"
+    noise: str = "2 mmHg"
+    bias: str = "0 mmHg"
+    natural_frequency: str = "18 Hz"
+    damping: float = 0.35
+    flushed: bool = False
+    """Whether somebody measured frequency and damping by a fast flush: the twin is told."""
+    zeroed: str | None = None
+    """How well it was zeroed and leveled, where it was: the twin is told."""
+
+
+class SectionFlowSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Flow through a section of the vessel by ultrasound."""
+
+    every: str | None = None
+    """Time between two measurements; none are made where it is not given."""
+    place: float = 0.8
+    """Where on the catheter's way, from 0 to 1."""
+    noise: float = 0.1
+    """Relative, one standard deviation."""
+
+
+class DopplerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Velocity along a beam in a sample volume on the vessel's axis."""
+
+    every: str | None = None
+    """As of `SectionFlowSettings`."""
+    place: float = 0.3
+    angle: str = "45 deg"
+    """Between beam and vessel."""
+    angle_error: str = "5 deg"
+    noise: str = "30 mm/s"
+
+
+class CardiacOutputSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Thermodilution, where all of the heart's output passes the inlet."""
+
+    every: str | None = None
+    """As of `SectionFlowSettings`."""
+    noise: float = 0.1
+    """Relative, one standard deviation."""
+
+
 class Intervention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Something that a person does, or that happens to the line."""
 
     at: str
     kind: str
-    """flush, zero (both for as long as ``lasts``); bubble, damp, free (the line from then on); note"""
+    """flush, zero (both for as long as ``lasts``); bubble, damp, free (the line from then on); level (the transducer is
+    raised by the height in ``text``, such as "-20 cm"); note"""
     lasts: str = "1 s"
     text: str = ""
 
 
-INTERVENTIONS = ("flush", "zero", "bubble", "damp", "free", "note")
+INTERVENTIONS = ("flush", "zero", "bubble", "damp", "free", "level", "note")
 
 
 class CatheterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -155,6 +207,10 @@ class ProcedureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     tracker: TrackerSettings = TrackerSettings()
     pressure: PressureSettings = PressureSettings()
     flow: FlowProbeSettings = FlowProbeSettings()
+    arterial_line: ArterialLineSettings = ArterialLineSettings()
+    section_flow: SectionFlowSettings = SectionFlowSettings()
+    doppler: DopplerSettings = DopplerSettings()
+    cardiac_output: CardiacOutputSettings = CardiacOutputSettings()
     catheter: CatheterSettings = CatheterSettings()
     intervention: tuple[Intervention, ...] = ()
 
@@ -180,11 +236,23 @@ def read_procedure(path: Path | None) -> ProcedureSettings:
             raise InputError(f'{name} = "{value}" is not positive; write a positive quantity in {unit}.')
     for name, link in (("tracker", settings.tracker), ("pressure", settings.pressure), ("flow", settings.flow)):
         _check_link(name, link)
+    for name, every, place in (
+        ("section_flow", settings.section_flow.every, settings.section_flow.place),
+        ("doppler", settings.doppler.every, settings.doppler.place),
+        ("cardiac_output", settings.cardiac_output.every, 0.0),
+    ):
+        if every is not None and read_quantity(every, "s", name=f"{name}.every") <= 0:
+            raise InputError(f'{name}.every = "{every}" is not positive; leave it out for none.')
+        if not 0 <= place <= 1:
+            raise InputError(f"{name}.place = {place} is not on the catheter's way; write a share from 0 to 1.")
+    _check_link("arterial_line", settings.arterial_line)
     if settings.pressure.damping <= 0:
         raise InputError(f"pressure.damping = {settings.pressure.damping} is not positive; 0.3 is a usual one.")
     for number, intervention in enumerate(settings.intervention):
         if intervention.kind not in INTERVENTIONS:
             raise InputError(f'intervention.kind = "{intervention.kind}" is none of {", ".join(INTERVENTIONS)}.')
+        if intervention.kind == "level":
+            read_quantity(intervention.text, "cm", name="intervention.text")
         for name, value in (("at", intervention.at), ("lasts", intervention.lasts)):
             if read_quantity(value, "s", name=f"intervention.{name}") < 0:
                 raise InputError(f'intervention.{name} = "{value}" (number {number + 1}) is negative.')

@@ -268,12 +268,16 @@ class Session:
                 state = replace(state, signals={**state.signals, samples.sensor: signal})
         if samples.tool is None and samples.port not in self.model.port_names:
             return state.refusing("place_unknown", middle_ns)
+        if state.beat is None or state.ensemble is None:
+            return state
         state = with_sensor(self.model, state, samples)
         return self._measured(state, samples.stream, middle_ns, pressure_looker(self.model, state, samples, middle_ns))
 
     def _flow(self, state: SessionState, sample: FlowSample) -> SessionState:
         if sample.port not in self.model.port_names:
             return state.counting(unexpected=1)
+        if state.ensemble is None:
+            return state
         return self._measured(state, sample.stream, sample.source_time_ns, flow_looker(self.model, sample))
 
     def _measured(self, state: SessionState, stream: str, time_ns: int, looker: Looker) -> SessionState:

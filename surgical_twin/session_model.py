@@ -25,6 +25,9 @@ from surgical_twin.units import CUBIC_METRES_PER_ML, METRES_PER_MM, PASCAL_PER_M
 Array = NDArray[np.float64]
 
 
+MESH_DROP_SHAPE = 0.3
+"""Of a drop's uncertainty for the sake of its mesh, what one factor on the drop does not take up."""
+
 REACH_MM = 1.0
 """So far from a station of the centerline pressure is taken to change as it does there."""
 
@@ -40,8 +43,8 @@ class SessionSettings:
     place_correlation_s: float = 30.0
     """How long the tip's position error stays the same: a registration error does for good, the vessel's gradient
     at the tip does not."""
-    model_correlation_s: float = 1.6
-    """How long a model error stays the same: about two beats. It repeats with every beat, yet differs with the state
+    model_correlation_s: float = 4.0
+    """How long a model error stays the same: about five beats. It repeats with every beat, yet differs with the state
     and the place that it is made in, so it neither averages out within a beat nor stays for good."""
     drop_uncertainty: float = 0.05
     """Relative uncertainty of the pressure drop inside the lumen that one factor on the whole tree (the filter's
@@ -121,6 +124,9 @@ class SessionModel:
             InputError: a file of the case is missing or does not fit the others.
         """
         chosen = settings or SessionSettings(follow_lumen=case.follow_lumen)
+        # What a coarse mesh loses of a drop is of its kinetic part: the drop is off by another share all the time.
+        shape = float(np.hypot(chosen.drop_uncertainty, MESH_DROP_SHAPE * mesh_drop_deviation(case)))
+        chosen = replace(chosen, drop_uncertainty=shape)
         mesh = read_lumen_mesh(case.require(MESH))
         reduced = ReducedModel.load(case.require(REDUCED), mesh.points * METRES_PER_MM, mesh.tetrahedra)
         reduced.decoder.prepare()

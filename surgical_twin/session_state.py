@@ -146,10 +146,10 @@ class SessionState:
         return replace(self, refused={**self.refused, reason: time_ns}).counting(refused=1)
 
 
-FASTEST_MM_S = 200.0
+FASTEST_MM_S = 100.0
 """A catheter's tip is not moved faster by hand."""
 
-JUMP_MM = 4.0
+JUMP_MM = 3.0
 """Beyond what the tracker's noise makes of a tip at rest."""
 
 LONGEST_STEP_NS = 250_000_000

@@ -36,7 +36,16 @@ from surgical_twin.procedure import (
     ProcedureSettings,
     plan_motion,
 )
+from surgical_twin.registration_inputs import read_branch_tree
+from surgical_twin.session_model import outlets_behind
 from surgical_twin.simulated_errors import Notes, is_synchronized, line_of, link_errors, tracker_errors
+from surgical_twin.simulated_observations import (
+    arterial_line,
+    cardiac_output,
+    doppler,
+    moved_transducer,
+    section_flow,
+)
 from surgical_twin.truth import Truth, make_truth
 from surgical_twin.units import read_quantity
 
@@ -141,6 +150,7 @@ class SimulatedProcedure:
             duration_s=duration,
             noise_mmhg=read_quantity(pressure.noise, "mmHg", name="pressure.noise"),
             samples_per_message=pressure.samples_per_message,
+            bias_mmhg=read_quantity(pressure.bias, "mmHg", name="pressure.bias"),
             transducer=line_of(pressure, self.settings.intervention, self.truth.period, duration),
             generator=generators[2],
         )
@@ -160,8 +170,9 @@ class SimulatedProcedure:
 
         linked: list[Device] = [
             Link(catheter, link_errors(tracker, unseen), links[0]),
-            Link(transducer, link_errors(pressure, unseen), links[1]),
+            Link(moved_transducer(transducer, self.settings.intervention), link_errors(pressure, unseen), links[1]),
             Link(probe, link_errors(flow, unseen), links[2]),
+            *self._beside(unseen),
         ]
         touching = FiducialTouches(
             touches=touches,
@@ -175,7 +186,7 @@ class SimulatedProcedure:
         # Each device says for which streams its clock stands.
         told = (
             ("tracker", tracker, (catheter.stream, "touch/pointer")),
-            ("monitor", pressure, ("pressure/catheter_pressure", "trigger/r_wave")),
+            ("monitor", pressure, ("pressure/catheter_pressure", "pressure/arterial_line", "trigger/r_wave")),
             ("flow_probe", flow, ("flow/flow_probe",)),
         )
         heartbeats = [
@@ -192,6 +203,34 @@ class SimulatedProcedure:
             *heartbeats,
             Notes(self.settings.intervention, duration),
         ]
+
+    def _beside(self, unseen: Callable[[float], bool]) -> list[Device]:
+        """The devices that a procedure may have beside the usual ones."""
+        chosen, duration = self.settings, self.motion.duration
+        draws = [np.random.default_rng([self.seed, 5, number]) for number in range(5)]
+        devices: list[Device] = []
+        if chosen.arterial_line.present:
+            line = arterial_line(chosen.arterial_line, self.truth, duration, draws[0])
+            devices.append(Link(line, link_errors(chosen.arterial_line, unseen), draws[1]))
+        if chosen.section_flow.every is not None:
+            place = self.axis.at(chosen.section_flow.place * float(self.axis.distance[-1]))[0]
+            outlets = self.truth.port_names[1:]
+            tree = read_branch_tree(self.case)
+            branch = tree.names[int(tree.branch[tree.tree.query(place)[1]])]
+            behind = outlets_behind(self.case, outlets)[branch]
+            names = tuple(name for name, is_behind in zip(outlets, behind, strict=True) if is_behind)
+            devices.append(section_flow(chosen.section_flow, self.truth, place, names, duration, draws[2]))
+        if chosen.doppler.every is not None:
+            distance = chosen.doppler.place * float(self.axis.distance[-1])
+            place, ahead, behind_it = self.axis.at([distance, distance + 0.5, distance - 0.5])
+            along = (ahead - behind_it) / np.linalg.norm(ahead - behind_it)
+            tracker_from_image = invert(self.image_from_tracker)
+            devices.append(
+                doppler(chosen.doppler, self.truth, distance, place, along, tracker_from_image, duration, draws[3])
+            )
+        if chosen.cardiac_output.every is not None:
+            devices.append(cardiac_output(chosen.cardiac_output, self.truth, duration, draws[4]))
+        return devices
 
     def record(self, epoch_ns: int) -> None:
         """Keep what scoring needs beside the case."""

@@ -4,7 +4,7 @@ Each member holds
 
 * the reduced model's state: flow through each outlet, pressure on each Windkessel's capacitor;
 * the logarithms of the factors by which its outlet resistances, its compliances, its inflow and the pressure drop of
-  its vessel tree differ from the plan (logarithms keep the factors positive and make the prior's spread a relative one);
+  its vessel tree differ from the plan (logarithms keep factors positive and make the prior's spread a relative one);
 * how the shape of its inflow differs from the planned one: a few Fourier coefficients, as shares of the mean flow;
 * the registration's error, a small turn and displacement, in standard deviations of what fiducials leave open;
 * of every pressure sensor a bias and its drift and, of a fluid-filled line, frequency, damping and the line's state.
@@ -64,7 +64,7 @@ REGISTRATION_COLUMNS = 6
 class FilterSettings:
     """How the filter is set; deviations are of the natural logarithm, hence relative, where nothing else is said."""
 
-    members: int = 48
+    members: int = 64
     time_step: float = 0.005
     """s"""
     resistance_deviation: float = 0.25
@@ -73,10 +73,11 @@ class FilterSettings:
     drop_deviation: float = 0.14
     """Of the pressure drop inside the lumen: a wall known to 3 % of the radius changes a drop that goes with r^-4 by
     12 %, and blood's viscosity is known to some 10 %. What a coarse mesh adds, `drop_uncertainty` of the case says."""
-    harmonics: int = 3
-    """Of the heart's frequency, in which the inflow's shape may differ from the planned one."""
+    harmonics: int = 5
+    """Of the heart's frequency, in which the inflow's shape may differ from the planned one: between the shapes of two
+    arteries they leave 2 % of the mean flow open."""
     shape_deviation: float = 0.06
-    """Of the first one's coefficients, as a share of the mean flow; that of the k-th is k times smaller."""
+    """Of each of their coefficients, as a share of the mean flow: what those of two arteries differ by."""
     bias_deviation: float = 3.0
     """mmHg"""
     drift_deviation: float = 2.0
@@ -167,8 +168,7 @@ class FlowFilter:
                 [self.settings.inflow_deviation, self.settings.drop_deviation],
             ]
         )
-        harmonic = np.repeat(np.arange(1, self.settings.harmonics + 1), 2)
-        self.shape_deviation = self.settings.shape_deviation / harmonic if len(harmonic) else np.zeros(0)
+        self.shape_deviation = np.full(2 * self.settings.harmonics, self.settings.shape_deviation)
         self._mean = waveform.mean
         self._knots, self._pieces = waveform.spline.x, waveform.spline.c
 

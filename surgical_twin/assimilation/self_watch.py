@@ -8,7 +8,7 @@ that the filter itself expects of it, so that a filter that is unsure raises no 
 * ``damped``: the pulse is too small, the mean is not far off: a clot, a kink, a bubble in the line;
 * ``distorted``: the rest is too large: whip, resonance;
 * ``moved``: all of the beat is off by the same: the transducer's height or zero has changed;
-* ``sensors_swapped``: two sensors, each off, and each where the other one is expected;
+* ``sensors_swapped``: the difference of two sensors has turned into its opposite from one beat to the next;
 * ``circulation_changed``: all sensors are off alike, or one is off by more and more: not the sensors, the patient;
 * ``filter_diverged``: innovations have been too large for several beats, and nothing of this explains them.
 
@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import combinations, islice
 
 MOVED, DAMPED, DISTORTED = "moved", "damped", "distorted"
 SWAPPED, CHANGED, DIVERGED = "sensors_swapped", "circulation_changed", "filter_diverged"
@@ -39,8 +40,21 @@ LEAST_REST_MMHG = 3.0
 REST_RATIO = 2.5
 """A rest is too large where it is beyond so many times what is expected, and beyond `LEAST_REST_MMHG`."""
 
-STEADY = 0.4
+STEADY = 0.2
 """An offset that grew from one half of the beat to the other by less than this share is steady."""
+
+SWAPPED_WITHIN = 3
+"""Beats before, with one of which two swapped sensors are compared: the one in which they were swapped is neither."""
+
+LEAST_DIFFERENCE_MMHG = 3.0
+"""Sensors that read alike, but for their biases, cannot be told apart, and do no harm."""
+
+UNEXPECTED_SHARE = 0.7
+"""So far from what the filter expects it is at least, as a share of what it was: a swap makes it twice that, and a
+filter that follows takes some of it for the sensors' biases."""
+
+SWAPPED_SHARE = 0.3
+"""The difference of two swapped sensors is the opposite of what it was, to this share of it."""
 
 FEWEST = 12
 """Observations that make a beat; fewer say nothing."""
@@ -213,6 +227,8 @@ class SelfWatch:
     condition: str = ""
     """of the patient or the filter"""
     since_ns: int = 0
+    right: int = 0
+    """beats in a row in which sensors that were swapped are where they belong"""
 
     def see(
         self,
@@ -257,7 +273,15 @@ class SelfWatch:
             condition = "" if good >= CLEARED_AFTER else known.condition
             beats = (*known.beats, verdict)[-KEPT:]
             closed[name] = SensorWatch(None, beats, condition, known.since_ns, good, known.seen + 1)
+        if fresh and all(fresh[name].off and closed[name].condition in (DAMPED, DISTORTED) for name in fresh):
+            # No sensor is left, and none is where it is expected: it is the patient who has changed.
+            closed |= {name: replace(closed[name], condition="") for name in fresh}
+            return SelfWatch(closed, CHANGED, time_ns), Finding(CHANGED, tuple(fresh))
         watch = replace(self, sensors=closed)
+        if watch.condition == SWAPPED and len(fresh) >= 2:
+            right = watch.right + 1 if _in_place(fresh) else 0
+            watch = replace(watch, right=right, condition=SWAPPED if right < CLEARED_AFTER else "")
+            return watch, None
         settled = CHANGE_CLEARED_AFTER if watch.condition == CHANGED else CLEARED_AFTER
         if watch.condition and fresh and all(closed[name].good >= settled for name in fresh):
             watch = replace(watch, condition="")
@@ -265,7 +289,7 @@ class SelfWatch:
         if finding is None:
             return watch, None
         if finding.condition in (SWAPPED, CHANGED, DIVERGED):
-            return replace(watch, condition=finding.condition, since_ns=time_ns), finding
+            return replace(watch, condition=finding.condition, since_ns=time_ns, right=0), finding
         (sensor,) = finding.sensors
         told = replace(closed[sensor], condition=finding.condition, since_ns=time_ns, good=0)
         return replace(watch, sensors={**closed, sensor: told}), finding
@@ -289,28 +313,39 @@ class SelfWatch:
 
 def _finding(watch: SelfWatch, fresh: Mapping[str, BeatVerdict]) -> Finding | None:
     """What the beats that just ended say that is not known yet."""
+    if watch.condition == SWAPPED:
+        return None
+    if min((watch.sensors[name].seen for name in fresh), default=0) > WARMING_UP:
+        pair = _swapped(watch, fresh)
+        if pair:
+            return Finding(SWAPPED, pair)
     unexplained = {
         name: one
         for name, one in fresh.items()
         if not one.good and not watch.sensors[name].condition and watch.sensors[name].seen > WARMING_UP
     }
-    if not unexplained or watch.condition == SWAPPED:
+    if not unexplained:
         return None
     if watch.condition == CHANGED:
         # The patient is not yet where the filter looks for him.
         lost = tuple(name for name, one in unexplained.items() if one.off)
         return Finding(CHANGED, lost) if lost else None
     off = {name: one for name, one in unexplained.items() if one.off}
-    if len(off) == 2 and (pair := _swapped(off)):
-        return Finding(SWAPPED, pair)
+    # Two lines do not fail in the same beat.
+    alike = len({one.offset > 0 for one in unexplained.values()}) == 1
+    if len(unexplained) == len(fresh) >= 2 and alike:
+        return Finding(CHANGED, tuple(unexplained))
     for name, one in unexplained.items():
-        if one.small and abs(one.offset) < 0.5 * (1.0 - one.slope) * max(abs(one.expected), 1.0):
+        # A step in the midst of a beat makes its slope small and its rest large.
+        sure = watch.sensors[name].beats[-2].small or (not one.rough and len(fresh) > 1)
+        if one.small and not one.off and sure:
             return Finding(DAMPED, (name,))
-    if len(off) >= 2 and len(off) == len(fresh) and len({one.offset > 0 for one in off.values()}) == 1:
-        return Finding(CHANGED, tuple(off))
     if len(fresh) == 1:
         for name, one in off.items():
-            if abs(one.growth) >= STEADY * abs(one.offset) and one.growth * one.offset > 0:
+            # A step in the midst of a beat grows within it as well, but not within the next one.
+            before = watch.sensors[name].beats[-2]
+            growing = one.growth * one.offset > 0 and abs(one.growth) >= STEADY * abs(one.offset)
+            if before.off and before.offset * one.offset > 0 and growing:
                 return Finding(CHANGED, (name,))
     for name, one in off.items():
         others = [beat for other, beat in fresh.items() if other != name]
@@ -318,7 +353,8 @@ def _finding(watch: SelfWatch, fresh: Mapping[str, BeatVerdict]) -> Finding | No
         if alone and abs(one.growth) < STEADY * abs(one.offset):
             return Finding(MOVED, (name,))
     for name, one in unexplained.items():
-        if one.rough and not one.off:
+        # A beat in whose midst something else began has a rest of its own.
+        if one.rough and not one.off and watch.sensors[name].beats[-2].rough:
             return Finding(DISTORTED, (name,))
     for name in fresh:
         recent = watch.sensors[name].beats[-DIVERGED_AFTER:]
@@ -327,12 +363,29 @@ def _finding(watch: SelfWatch, fresh: Mapping[str, BeatVerdict]) -> Finding | No
     return None
 
 
-def _swapped(off: Mapping[str, BeatVerdict]) -> tuple[str, ...]:
-    """The two sensors, where each is where the other one is expected."""
-    (one, first), (two, second) = off.items()
-    crossed = abs(first.mean - second.expected) + abs(second.mean - first.expected)
-    straight = abs(first.offset) + abs(second.offset)
-    return (one, two) if crossed < 0.4 * straight and first.offset * second.offset < 0 else ()
+def _swapped(watch: SelfWatch, fresh: Mapping[str, BeatVerdict]) -> tuple[str, ...]:
+    """The two sensors whose difference has turned into its opposite within the last beats; empty where none has."""
+    for one, two in combinations(sorted(fresh), 2):
+        pairs = zip(reversed(watch.sensors[one].beats), reversed(watch.sensors[two].beats), strict=False)
+        now, *before = [first.mean - second.mean for first, second in islice(pairs, 1 + SWAPPED_WITHIN)]
+        # A catheter on its way through a stenosis changes the difference as well, and as the filter expects it.
+        unexpected = abs(now - (fresh[one].expected - fresh[two].expected))
+        for difference in before:
+            if abs(difference) < LEAST_DIFFERENCE_MMHG or unexpected < UNEXPECTED_SHARE * abs(difference):
+                continue
+            if abs(now + difference) < SWAPPED_SHARE * abs(difference):
+                return one, two
+    return ()
+
+
+def _in_place(fresh: Mapping[str, BeatVerdict]) -> bool:
+    """Whether each two sensors' difference is nearer to what is expected of it than to its opposite."""
+    for one, two in combinations(sorted(fresh), 2):
+        measured = fresh[one].mean - fresh[two].mean
+        expected = fresh[one].expected - fresh[two].expected
+        if abs(measured - expected) > abs(measured + expected):
+            return False
+    return True
 
 
 def nis_bounds(beats: int) -> tuple[float, float]:
