@@ -232,5 +232,7 @@ def fit_model_error(
             return 1e12
         return float(-found + 0.5 * np.sum(((logarithms - center) / 1.5) ** 2))
 
-    best = minimize(cost, center, method="Nelder-Mead", options={"maxfev": evaluations, "xatol": 0.03, "fatol": 0.3})
+    simplex = center + np.vstack([np.zeros(4), 0.5 * np.eye(4)])
+    options = {"maxfev": evaluations, "xatol": 0.03, "fatol": 0.3, "initial_simplex": simplex}
+    best = minimize(cost, center, method="Nelder-Mead", options=options)
     return ModelError.of(best.x, guess.wander)
