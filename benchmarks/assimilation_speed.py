@@ -152,7 +152,8 @@ def against_peers(peers: str, quick: bool, folder: Path) -> dict[str, Any]:
 def load(path: Path | None, folder: Path, quick: bool) -> dict[str, Any]:
     """Share of one core that the filter takes with 128 members and 4 sensors at 250 Hz.
 
-    One of the sensors is at the tip of a catheter that is tracked at 50 Hz; its place in the lumen is looked up as often.
+    One of the sensors is at the tip of a catheter that is tracked at 50 Hz; its place in the lumen is looked up as
+    often.
     """
     if path is None:
         path = folder / "case"
