@@ -396,8 +396,8 @@ def test_calibrate_learns_a_history_and_identify_says_what_is_open(planned):
     prior = FlowPrior.of_case(Case.open(planned.folder / "calibrated"), model.reduced.ports.outlets)
     assert prior.deviation[4] < 0.07
 
-    done = planned.run("identify", "case", "--sensor", "pressure@inlet", "--sensor", "flow@inlet", "--json", "told.json",
-                       "--profile", "inflow", "--png", "told.png")  # fmt: skip
+    sensors = ("--sensor", "pressure@inlet", "--sensor", "flow@inlet")
+    done = planned.run("identify", "case", *sensors, "--json", "told.json", "--profile", "inflow", "--png", "told.png")
     assert done.returncode == 0, done.stderr
     told = json.loads((planned.folder / "told.json").read_text(encoding="utf-8"))
     assert {one["kind"] for one in told["advice"]} == {"position", "manoeuvre"}
