@@ -61,7 +61,7 @@ def analyse(ensemble: Array, predicted: Array, observed: Array, variance: Array)
     """As `transform.transform_analysis`, with uncorrelated observation errors (p,).
 
     Args:
-        ensemble: (m, n), rows one after another in memory.
+        ensemble: (m, n)
         predicted: (m, p)
         observed: (p,)
         variance: (p,)
@@ -69,15 +69,6 @@ def analyse(ensemble: Array, predicted: Array, observed: Array, variance: Array)
     m, n = ensemble.shape
     p = predicted.shape[1]
     degrees = m - 1.0
-    mean = np.zeros(n)
-    for k in range(m):
-        for j in range(n):
-            mean[j] += ensemble[k, j]
-    mean /= m
-    anomalies = np.empty((m, n))
-    for k in range(m):
-        for j in range(n):
-            anomalies[k, j] = ensemble[k, j] - mean[j]
     scaled = np.empty((p, m))
     difference = np.empty(p)
     for i in range(p):
@@ -90,7 +81,8 @@ def analyse(ensemble: Array, predicted: Array, observed: Array, variance: Array)
         for k in range(m):
             scaled[i, k] = (predicted[k, i] - expected) * weight
     values, vectors = _eigen(np.dot(scaled, scaled.T))
-    seen = np.dot(scaled, anomalies)
+    # The rows of S add up to zero, so that the ensemble's mean need not be taken off.
+    seen = np.dot(scaled, ensemble)
     # In the eigenvectors' directions: what the mean takes, and what the anomalies lose.
     shift = np.zeros(p)
     shrink = np.zeros((p, p))
@@ -104,9 +96,10 @@ def analyse(ensemble: Array, predicted: Array, observed: Array, variance: Array)
             shift[i] += vectors[i, e] * along / ((1.0 + value) * np.sqrt(degrees))
             for j in range(p):
                 shrink[i, j] += vectors[i, e] * vectors[j, e] / (root * (1.0 + root))
-    analysis = np.dot(scaled.T, np.dot(shrink, seen))
-    moved = np.dot(shift, seen) + mean
+    taken = np.dot(shrink, seen)
+    moved = np.dot(shift, seen)
+    analysis = np.dot(scaled.T, taken)
     for k in range(m):
         for j in range(n):
-            analysis[k, j] = anomalies[k, j] - analysis[k, j] + moved[j]
+            analysis[k, j] = ensemble[k, j] - analysis[k, j] + moved[j]
     return analysis
