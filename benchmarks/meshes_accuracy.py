@@ -2,7 +2,8 @@
 
 Each vessel is imaged at several resolutions with partial volume, blur and noise, and goes through the whole chain with
 default settings and without a hand. Beside it run what is done plainly with scikit-image (Otsu's threshold, the largest
-part, marching cubes on that mask), and VMTK's centerlines on the same lumen, with the ends picked for it.
+part, marching cubes on that mask), VMTK's level set, started from that threshold for it, and VMTK's centerlines on the
+same lumen, with the ends picked for it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,12 @@ class Errors:
     plain_volume_percent: float
     vmtk_centerline_voxels: float
     vmtk_radius_percent: float
+    wall_voxels: float
+    """of the segmentation's wall, as VMTK's level set is one"""
+    wall_offset_voxels: float
+    """outward"""
+    vmtk_wall_voxels: float
+    vmtk_wall_offset_voxels: float
     min_dihedral_deg: float
     mean_scaled_jacobian: float
     port_flatness: float
@@ -96,6 +104,8 @@ def measure(vessel: AnalyticVessel, spacing: tuple[float, float, float], seed: i
         worst = found[0].diameter_reduction if found else 0.0
         stenosis = 100.0 * abs(worst - vessel.stenosis)
     plain_surface, plain_volume = _plain(image, vessel, mesh, truth, voxel)
+    offset = _wall_offset(vessel, Grid.of(lumen.level_set), mesh.ports) / voxel
+    vmtk_offset = _wall_offset(vessel, _vmtk_level_set(image), mesh.ports) / voxel
     return Errors(
         radius_percent=radius_percent,
         centerline_voxels=centerline_voxels,
@@ -106,6 +116,10 @@ def measure(vessel: AnalyticVessel, spacing: tuple[float, float, float], seed: i
         plain_volume_percent=plain_volume,
         vmtk_centerline_voxels=vmtk_line,
         vmtk_radius_percent=vmtk_radius,
+        wall_voxels=float(np.abs(offset).mean()),
+        wall_offset_voxels=float(offset.mean()),
+        vmtk_wall_voxels=float(np.abs(vmtk_offset).mean()),
+        vmtk_wall_offset_voxels=float(vmtk_offset.mean()),
         min_dihedral_deg=quality.min_dihedral_deg,
         mean_scaled_jacobian=quality.mean_scaled_jacobian,
         port_flatness=max(quality.port_flatness_mm / (2 * port.radius) for port in mesh.ports),
@@ -128,6 +142,14 @@ def _line_errors(vessel: AnalyticVessel, points: Array, radius: Array, voxel: fl
 
 def _truth_surface(vessel: AnalyticVessel, ports: tuple[Port, ...]) -> Array:
     """Points of the true wall between the ports."""
+    places = _true_wall(vessel.name)
+    return places[_between(places, ports, margin=0.7)]
+
+
+@lru_cache(maxsize=1)
+def _true_wall(name: str) -> Array:
+    """Points of a vessel's true wall."""
+    vessel = vessels()[name]()
     grid = _fine_grid(vessel, 0.35)
     depth = vessel.distance(grid.positions_of(np.arange(grid.values.size)))
     near = np.flatnonzero(np.abs(depth) < 0.35)
@@ -139,7 +161,7 @@ def _truth_surface(vessel: AnalyticVessel, ports: tuple[Port, ...]) -> Array:
             axis=1,
         )
         places -= (vessel.distance(places) / np.maximum((slope**2).sum(axis=1), 0.1))[:, None] * slope
-    return places[_between(places, ports, margin=0.7)]
+    return places
 
 
 def _between(places: Array, ports: tuple[Port, ...], margin: float = 0.0) -> np.ndarray:
@@ -162,18 +184,27 @@ def _fine_grid(vessel: AnalyticVessel, step: float) -> Grid:
 
 def _truth_volume(vessel: AnalyticVessel, ports: tuple[Port, ...]) -> float:
     """Volume [ml] of the true lumen between the ports, on a fine grid, its surface between grid points by depth."""
-    grid = _fine_grid(vessel, 0.25)
-    points = grid.positions_of(np.arange(grid.values.size))
-    depth = vessel.distance(points)
-    share = np.clip(0.5 - depth / 0.25, 0.0, 1.0)
-    near = share > 0
-    points, share = points[near], share[near]
+    points, share = _true_shares(vessel.name)
     for port in ports:
         offset = points - port.center
         height = offset @ port.normal
         beside = np.linalg.norm(offset - height[:, None] * port.normal, axis=1) < 4 * port.radius
         share = np.where(beside, share * np.clip(0.5 - height / 0.25, 0.0, 1.0), share)
     return float(share.sum() * 0.25**3 / 1000.0)
+
+
+@lru_cache(maxsize=1)
+def _true_shares(name: str) -> tuple[Array, Array]:
+    """Cells of 0.25 mm that a vessel's lumen reaches, and which share of each it fills."""
+    vessel = vessels()[name]()
+    grid = _fine_grid(vessel, 0.25)
+    points = grid.positions_of(np.arange(grid.values.size))
+    # Distances to a line of points cost most: first from every fourth cell, along each axis, which are near at all.
+    coarse = _fine_grid(vessel, 1.0)
+    far = coarse.like(vessel.distance(coarse.positions_of(np.arange(coarse.values.size))).reshape(coarse.values.shape))
+    points = points[far.sample(points) < 1.5]
+    share = np.clip(0.5 - vessel.distance(points) / 0.25, 0.0, 1.0)
+    return points[share > 0], share[share > 0]
 
 
 def _distance_to(points: Array, triangles: np.ndarray, places: Array) -> Array:
@@ -231,6 +262,36 @@ def _vmtk(vessel: AnalyticVessel, level_set: sitk.Image, ports: tuple[Port, ...]
     return _line_errors(vessel, points[inside], radius[inside], voxel)
 
 
+def _wall_offset(vessel: AnalyticVessel, level_set: Grid, ports: tuple[Port, ...]) -> Array:
+    """(n,) how far [mm] outside of the true wall the zero of a level set is, between the ports."""
+    places = np.asarray(wall_surface(level_set).extract_largest().points, float)
+    return vessel.distance(places[_between(places, ports, margin=0.7)])
+
+
+def _vmtk_level_set(image: sitk.Image) -> Grid:
+    """VMTK's geodesic level set with its own defaults, started from the plain threshold of the slightly smoothed image.
+
+    As in its tutorial: 300 iterations of advection to the ridge of the gradient, no curvature, no propagation. VTK's
+    images of that version know no direction: it works on the voxels' own axes.
+    """
+    grid = Grid.of(image)
+    smooth = ndimage.gaussian_filter(grid.values, 0.7)
+    start = (threshold_otsu(smooth) - smooth) / float(np.ptp(smooth))
+
+    def as_vtk(values: Array) -> pv.ImageData:
+        data = pv.ImageData(dimensions=tuple(int(n) for n in grid.size), spacing=tuple(grid.spacing))
+        data.point_data["values"] = values.astype(np.float32).ravel()
+        return data
+
+    script = vmtkscripts.vmtkLevelSetSegmentation()
+    script.Image, script.InitialLevelSets, script.NumberOfIterations = as_vtk(grid.values), as_vtk(start), 300
+    script.PrintError = script.PrintLog = lambda *_: None
+    with away_from_stdout():
+        script.Execute()
+    (found,) = pv.wrap(script.LevelSets).point_data.values()
+    return grid.like(np.asarray(found, dtype=np.float32).reshape(grid.values.shape))
+
+
 @contextlib.contextmanager
 def away_from_stdout() -> Iterator[None]:
     """What VMTK prints, from Python and from C++, goes to standard error: the last line of standard output is ours."""
@@ -251,12 +312,15 @@ def aorta() -> dict[str, dict[str, object]]:
 
     The level set ends in the middle of vessels, where its seeds were put, and within its bounding box the same vessels
     go on; so besides the Dice in that box there is the one between the level set's ends, which its centerline tells.
+    It is no truth to a fraction of a voxel either: on vessels made from formulas VMTK's level set lies inside of the
+    true wall (`Errors.vmtk_wall_offset_voxels`).
     """
     folder = Path(os.environ.get("SURGICAL_TWIN_DATA", ROOT.parent / "shared" / "data")) / "vmtk_aorta" / "input"
     goals = {
         "aorta_dice": (">= 0.96", "1"),
         "aorta_dice_between_ends": (">= 0.96", "1"),
         "aorta_surface_distance": ("<= 0.5", "voxel"),
+        "aorta_hausdorff_95": ("<= 2", "voxel"),
     }
     if not folder.is_dir():
         return {name: figure(None, *goal, why="the volume is not on this machine") for name, goal in goals.items()}
@@ -273,10 +337,15 @@ def aorta() -> dict[str, dict[str, object]]:
     places = np.asarray(theirs.points, float)
     inner = np.all((reference.to_index(places) > 2) & (reference.to_index(places) < reference.size - 3), axis=1)
     distance = np.abs(ours.sample(places[inner]))
+    mine = np.asarray(wall_surface(ours).points, float)
+    index = np.clip(np.round(reference.to_index(mine)).astype(int), 0, reference.size - 1)
+    back = cKDTree(places).query(mine[between[index[:, 2], index[:, 1], index[:, 0]]])[0]
+    voxel = float(np.cbrt(np.prod(reference.spacing)))
     values = {
         "aorta_dice": _dice(mask[box], true[box]),
         "aorta_dice_between_ends": _dice(mask[between], true[between]),
-        "aorta_surface_distance": float(distance.mean() / np.cbrt(np.prod(reference.spacing))),
+        "aorta_surface_distance": float(distance.mean() / voxel),
+        "aorta_hausdorff_95": max(float(np.quantile(distance, 0.95)), float(np.quantile(back, 0.95))) / voxel,
     }
     return {name: figure(value, *goals[name]) for name, value in values.items()}
 
@@ -313,36 +382,23 @@ COLUMNS = {
     "plain_volume_percent": "plain vol",
     "vmtk_centerline_voxels": "vmtk line",
     "vmtk_radius_percent": "vmtk rad",
+    "wall_voxels": "wall",
+    "wall_offset_voxels": "wall out",
+    "vmtk_wall_voxels": "vmtk wall",
+    "vmtk_wall_offset_voxels": "vmtk out",
     "min_dihedral_deg": "dihedral",
     "mean_scaled_jacobian": "SJ",
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one resolution, no real volume")
-    parser.add_argument("--only", help="one vessel")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.ERROR)
-    console = Console(stderr=True, width=170)
-    table = Table("vessel", "spacing", *COLUMNS.values())
-    found: list[Errors] = []
-    for name, make in vessels().items():
-        if arguments.only not in (None, name):
-            continue
-        for spacing in SPACINGS[1:2] if arguments.quick else SPACINGS:
-            errors = measure(make(), spacing, seed=1)
-            found.append(errors)
-            shown = [getattr(errors, column) for column in COLUMNS]
-            table.add_row(name, "x".join(map(str, spacing)), *("" if v is None else f"{v:.3g}" for v in shown))
-            console.print(f"{name} {spacing}: " + json.dumps(asdict(errors)), soft_wrap=True, highlight=False)
-    console.print(table)
+def phantom_figures(found: list[Errors]) -> dict[str, dict[str, object]]:
+    """The figures of all images together, each with its goal."""
 
     def mean(column: str) -> float:
         return float(np.mean([getattr(errors, column) for errors in found]))
 
     stenoses = [errors.stenosis_points for errors in found if errors.stenosis_points is not None]
-    figures = {
+    return {
         "radius_error": figure(mean("radius_percent"), "<= 3", "%"),
         "centerline_off": figure(mean("centerline_voxels"), "<= 0.25", "voxel"),
         "stenosis_error": figure(max(stenoses) if stenoses else None, "<= 4", "points"),
@@ -358,12 +414,59 @@ def main() -> None:
         "centerline_accuracy_against_vmtk": figure(
             mean("vmtk_centerline_voxels") / mean("centerline_voxels"), ">= 1", "ratio"
         ),
+        "wall_accuracy_against_vmtk": figure(mean("vmtk_wall_voxels") / mean("wall_voxels"), ">= 1", "ratio"),
         "radius_accuracy_against_vmtk": figure(mean("vmtk_radius_percent") / mean("radius_percent"), ">= 1", "ratio"),
         "min_dihedral": figure(min(errors.min_dihedral_deg for errors in found), ">= 8", "degree"),
         "mean_scaled_jacobian": figure(min(errors.mean_scaled_jacobian for errors in found), ">= 0.6", "1"),
         "port_flatness": figure(max(errors.port_flatness for errors in found), "<= 1e-6", "diameter"),
         "open_meshes": figure(float(sum(not errors.watertight for errors in found)), "== 0", "1"),
-        **({} if arguments.quick or arguments.only else aorta()),
+    }
+
+
+def kept(
+    folder: Path | None, name: str, make: Callable[[], AnalyticVessel], spacing: tuple[float, float, float]
+) -> Errors:
+    """The errors of one image: measured now, or read from the folder where they were kept."""
+    if folder is None:
+        return measure(make(), spacing, seed=1)
+    file = folder / f"{name}_{'x'.join(map(str, spacing))}.json"
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        errors = measure(make(), spacing, seed=1)
+        file.with_suffix(".part").write_text(json.dumps(asdict(errors)))
+        file.with_suffix(".part").replace(file)
+    return Errors(**json.loads(file.read_text()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one resolution, no real volume")
+    parser.add_argument("--only", help="one vessel, or 'real' for the real volumes")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        help="a folder where each image's errors are kept: what is there is not measured again, so that the whole can "
+        "be run in pieces; of the same code only",
+    )
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.ERROR)
+    console = Console(stderr=True, width=170)
+    table = Table("vessel", "spacing", *COLUMNS.values())
+    found: list[Errors] = []
+    for name, make in vessels().items():
+        if arguments.only not in (None, name):
+            continue
+        for spacing in SPACINGS[1:2] if arguments.quick else SPACINGS:
+            errors = kept(arguments.keep, name, make, spacing)
+            found.append(errors)
+            shown = [getattr(errors, column) for column in COLUMNS]
+            table.add_row(name, "x".join(map(str, spacing)), *("" if v is None else f"{v:.3g}" for v in shown))
+            console.print(f"{name} {spacing}: " + json.dumps(asdict(errors)), soft_wrap=True, highlight=False)
+    console.print(table)
+
+    figures = {
+        **(phantom_figures(found) if found else {}),
+        **(aorta() if arguments.only == "real" or not (arguments.quick or arguments.only) else {}),
     }
     print(json.dumps({"benchmark": "meshes_accuracy", "figures": figures}))
 

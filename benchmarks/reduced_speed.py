@@ -27,8 +27,9 @@ from surgical_twin.demo import phantom_request
 from surgical_twin.flow.port_model import PortModel, PortParameters, simulate
 from surgical_twin.flow.waveform import PeriodicWaveform
 from surgical_twin.plan_anatomy import PlanRequest
-from surgical_twin.planning import planned_conditions, training_conditions
+from surgical_twin.planning import planned_conditions
 from surgical_twin.session_model import SessionModel
+from surgical_twin.training_design import training_conditions
 
 Array = NDArray[np.float64]
 AORTA = Path(__file__).resolve().parents[2] / "shared/data/vmtk_aorta/input/aorta.mha"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -41,7 +42,7 @@ from surgical_twin.prediction.pharmacology import read_drugs
 from surgical_twin.prediction.reading import Reader
 from surgical_twin.prediction.what_if import Comparison, Predictor
 from surgical_twin.session_model import SessionModel
-from surgical_twin.training import FlowConditions, RunJob, run_jobs
+from surgical_twin.training import FlowConditions, RunJob, cores, run_jobs
 from surgical_twin.units import PASCAL_PER_MMHG
 
 BEATS = 2.0
@@ -54,7 +55,7 @@ CHANGES = {
     "resistance outlet_2 +60%": [("resistance", "outlet_2=+60%")],
     "svr -25%, inflow +20%": [("svr", "-25%"), ("inflow", "+20%")],
 }
-STENTS = [(residual, inflow) for residual in (0.0, 0.3) for inflow in (1.0, 0.75, 1.3)]
+STENTS = [(residual, inflow) for residual in (0.0, 0.1, 0.2, 0.3) for inflow in (1.0, 0.75, 0.87, 1.15, 1.3)]
 
 
 def sharp_ensemble(model: SessionModel) -> FilterState:
@@ -98,10 +99,12 @@ def main() -> None:
         "--quick", action="store_true", help="a coarse mesh, one clamp, one change of resistance, one stent"
     )
     parser.add_argument("--case", type=Path, help="a planned demo case to use; planned anew where not given")
+    parser.add_argument("--cache", type=Path, help="a folder that keeps the plan and the runs; goes on where it was")
     arguments = parser.parse_args()
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
+        work = arguments.cache or Path(folder)
+        work.mkdir(parents=True, exist_ok=True)
         case = Case.open(arguments.case) if arguments.case else plan(work, arguments.quick)
         report(case, work, arguments.quick, console)
 
@@ -141,7 +144,7 @@ def report(case: Case, work: Path, quick: bool, console: Console) -> None:
     wishes["as planned"] = []
     opened = {residual: opened_mesh(case, work, residual) for residual, _ in stents}
     jobs, comparisons = [], {}
-    for number, (name, asked) in enumerate(wishes.items()):
+    for name, asked in wishes.items():
         chosen = [reader.read(kind, text) for kind, text in asked]
         situation = apply_all(predictor.situation, chosen, 0)
         beat = periodic_beat(situation.circulation)
@@ -152,14 +155,17 @@ def report(case: Case, work: Path, quick: bool, console: Console) -> None:
             RunJob(
                 mesh=mesh,
                 conditions=changed_conditions(planned, situation, predictor.situation),
-                result=work / f"run_{number}.npz",
+                result=work / f"{re.sub(r'[^a-z0-9]+', '_', name)}.npz",
                 snapshot_every=10_000,
                 capacitor_pressure=start_of(beat, situation.outlets),
             )
         )
         comparisons[name] = predictor.compare(chosen, source="flow") if chosen else None
-    with console.status("3D runs"):
-        run_jobs(jobs, lambda share: None)
+    missing = [job for job in jobs if not job.result.is_file()]
+    batch = cores()
+    for number in range(0, len(missing), batch):  # a few at a time, so that what is done stays done
+        with console.status(f"3D runs {number + 1} to {number + batch} of {len(missing)}"):
+            run_jobs(missing[number : number + batch], lambda share: None)
     runs = {name: FlowRun.load(job.result) for name, job in zip(wishes, jobs, strict=True)}
     figures = measure(predictor, comparisons, runs, console)
     print(json.dumps({"benchmark": "what_if_accuracy", "figures": figures}))
@@ -167,6 +173,9 @@ def report(case: Case, work: Path, quick: bool, console: Console) -> None:
 
 def opened_mesh(case: Case, work: Path, residual: float) -> Path:
     """The phantom with its stenosis opened to a residual, meshed between the case's own ports."""
+    path = work / f"opened_{round(100 * residual)}.vtu"
+    if path.is_file():
+        return path
     lumen = sitk.ReadImage(str(case.require(LUMEN)))
     phantom = stenosed_bifurcation(seed=0, stenosis=residual)
     index = np.indices(lumen.GetSize()[::-1]).reshape(3, -1)[::-1].T
@@ -180,7 +189,6 @@ def opened_mesh(case: Case, work: Path, residual: float) -> Path:
     mesh = mesh_lumen(
         made, plan_mesh.ports, edges_across=settings["edges_across"], max_tetrahedra=settings["max_tetrahedra"]
     )
-    path = work / f"opened_{round(100 * residual)}.vtu"
     write_lumen_mesh(mesh, path)
     return path
 

@@ -65,7 +65,9 @@ def write_projections(image: sitk.Image, label: sitk.Image, path: Path, *, title
 
 
 def write_mesh_picture(mesh: LumenMesh, path: Path, *, title: str = "") -> None:
-    """The mesh seen from the front, its triangles colored by the quality behind them, and how qualities are spread.
+    """The mesh, its triangles colored by the quality behind them, and how qualities are spread.
+
+    It is seen from the front (LPS y), or across its two longer extents where from the front it would be seen end-on.
 
     Args:
         mesh: what to show.
@@ -77,11 +79,18 @@ def write_mesh_picture(mesh: LumenMesh, path: Path, *, title: str = "") -> None:
     worst = np.ones(len(mesh.points))
     np.minimum.at(worst, mesh.tetrahedra.ravel(), np.repeat(quality, 4))
     corners = mesh.points[mesh.triangles]
-    # Seen from the front (LPS y), the patient's right at the viewer's left: what is behind is drawn first.
-    order = np.argsort(-corners[:, :, 1].mean(axis=1))
-    front = corners[order][:, :, [0, 2]]
+    extent = np.ptp(mesh.points, axis=0)
+    along = 1 if extent[1] < extent.max() else int(np.argmin(extent))
+    across, up = (axis for axis in range(3) if axis != along)
+    # From the front the patient's right is at the viewer's left, from the left side the front, from below the right:
+    # what is behind is drawn first.
+    toward = 1.0 if along == 0 else -1.0
+    order = np.argsort(toward * corners[:, :, along].mean(axis=1))
+    front = corners[order][:, :, [across, up]]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])[order]
-    shade = 0.55 + 0.45 * np.clip(-normals[:, 1] / np.maximum(np.linalg.norm(normals, axis=1), 1e-30), 0.0, 1.0)
+    shade = 0.55 + 0.45 * np.clip(
+        toward * normals[:, along] / np.maximum(np.linalg.norm(normals, axis=1), 1e-30), 0.0, 1.0
+    )
     colors = plt.get_cmap("viridis")(np.clip(worst[mesh.triangles].min(axis=1), 0.0, 0.6)[order] / 0.6)
     colors[:, :3] *= shade[:, None]
     at_port = mesh.triangle_tags[order] > 0
@@ -92,11 +101,13 @@ def write_mesh_picture(mesh: LumenMesh, path: Path, *, title: str = "") -> None:
     view.add_collection(PolyCollection(front, facecolors=colors, edgecolors="none"))
     view.autoscale_view()
     view.set_aspect("equal")
-    view.set_xlabel("x (LPS) [mm]")
-    view.set_ylabel("z (LPS) [mm]")
+    view.set_xlabel(f"{'xyz'[across]} (LPS) [mm]")
+    view.set_ylabel(f"{'xyz'[up]} (LPS) [mm]")
+    if along == 2:
+        view.invert_yaxis()
     view.set_title("worst scaled Jacobian at each triangle; ports red")
     for port in mesh.ports:
-        view.annotate(port.name, (port.center[0], port.center[2]), fontsize=8, color="black", ha="center")
+        view.annotate(port.name, (port.center[across], port.center[up]), fontsize=8, color="black", ha="center")
     left.colorbar(ScalarMappable(Normalize(0.0, 0.6), "viridis"), ax=view, shrink=0.6)
     upper, lower = right.subplots(2, 1)
     upper.hist(quality, bins=np.linspace(0.0, 1.0, 51), color="#31688e")

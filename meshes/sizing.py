@@ -37,17 +37,28 @@ TETRAHEDRON = 8.5
 SHORTER_EDGES = 1.85
 """Mmg makes this many times the tetrahedra that its edge lengths would fill the volume with."""
 
+SHARED = 1.36
+"""Finer places get edges this much longer together before the lesser ones pay for the others."""
+
+GIVEN_UP = 4.0
+"""With edges so many times as long as asked for a lesser place is no finer than what is around it."""
+
 COARSEST = 30.0
 _SAMPLE = 30_000
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """A place that is meshed finer: edges of ``edge`` mm within ``reach`` mm of ``center`` (3,), growing beyond."""
+    """Places that are meshed finer: within ``reach`` (n,) mm of ``points`` (n, 3) edges of ``edge`` (n,) mm.
 
-    center: Array
-    reach: float
-    edge: float
+    The nearest of the points counts; beyond its reach edges grow.
+    """
+
+    points: Array
+    reach: Array
+    edge: Array
+    first: bool = True
+    """whether it is kept before what is finer elsewhere, where tetrahedra are scarce"""
 
 
 @dataclass(frozen=True)
@@ -85,9 +96,24 @@ class Sizes:
             size = np.maximum(diameter / self.edges_across, SMALLEST_EDGE_SHARE * self.widest) * coarser
             size = np.minimum(size, np.maximum(diameter, THIN_SHARE * diameter.max()) / FEWEST_ACROSS)
         for place in self.finer:
-            away = np.linalg.norm(places - place.center, axis=1)
-            size = np.minimum(size, coarser * place.edge + REFINEMENT_GROWTH * np.maximum(away - place.reach, 0.0))
+            longer = self._longer(coarser, place.first)
+            away, nearest = cKDTree(place.points).query(places)
+            growth = REFINEMENT_GROWTH * np.maximum(away - place.reach[nearest], 0.0)
+            size = np.minimum(size, longer * place.edge[nearest] + growth)
         return size
+
+    def _longer(self, coarser: float, first: bool) -> float:
+        """How many times as long edges are at a finer place, where those elsewhere are ``coarser`` times as long.
+
+        What is asked for at a stenosis decides on the pressure behind it: the rest of the vessels pays first, down to
+        `FEWEST_ACROSS`; then all finer places alike, by `SHARED`; then those that are not the first to be kept, until
+        nothing is finer there any more; and the others at last.
+        """
+        spared = 1.0 if self.edge_length is not None else max(self.edges_across / FEWEST_ACROSS, 1.0)
+        longer = max(coarser / spared, 1.0)
+        if not first or longer < SHARED:
+            return longer
+        return max(SHARED, longer * SHARED / GIVEN_UP)
 
     def expected(self, points: Array, tetrahedra: Index, coarser: float) -> float:
         """How many tetrahedra edges of these lengths take in a lumen that is meshed somehow already."""

@@ -21,6 +21,10 @@ LEAST_REDUCTION = 0.25
 SHOULDER = 0.1
 """A lesion reaches as far as the diameter is reduced by more than this."""
 
+SHORTEST = 0.25
+"""A narrowing shorter than this part of the healthy diameter is the section's doing, not the vessel's: a lesion has
+shoulders."""
+
 REFERENCE_RADII = 4.0
 """The healthy vessel is looked at over this many radii beside the lesion."""
 
@@ -37,7 +41,9 @@ class Stenosis:
     """id of the centerline's narrowest point"""
     position: Array
     arc_length: float
-    """along the branch"""
+    """of that point, along the branch"""
+    start: float
+    """arc length along the branch where the lesion begins"""
     length: float
     diameter: float
     reference_diameter: float
@@ -80,12 +86,15 @@ def find_stenoses(centerline: Centerline, sections: Sections) -> tuple[Stenosis,
             at_start, at_end = first == 0, last == len(ids) - 1
             if at_end or (at_start and branch.parent is None) or 1.0 - radius[place] / reference < LEAST_REDUCTION:
                 continue
+            if arc[last] - arc[first] < SHORTEST * 2.0 * reference:
+                continue
             found.append(
                 Stenosis(
                     branch=branch.index,
                     point=int(ids[place]),
                     position=centerline.points[ids[place]],
                     arc_length=float(arc[place]),
+                    start=float(arc[first]),
                     length=float(arc[last] - arc[first]),
                     diameter=2.0 * float(radius[place]),
                     reference_diameter=2.0 * reference,

@@ -80,8 +80,8 @@ def _sacs(field: Grid, beyond: npt.NDArray[np.bool_], centerline: Centerline) ->
             continue
         around = np.zeros(beyond.shape, dtype=bool)
         around[box] = part
-        # The distance to the wall, and so the cut, reaches some voxels outside of it.
-        kept |= ndimage.binary_dilation(around, iterations=4) & beyond
+        # The distance to the cut reaches some voxels to both of its sides: left there, it would be a wall in the sac.
+        kept |= ndimage.binary_dilation(around, iterations=4)
     return kept
 
 

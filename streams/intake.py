@@ -99,12 +99,14 @@ class Intake:
         orderer: holds events back until their turn.
         counts: what was noticed: forbidden, ...
         standing_flags: what is said in every report, such as plain text on the network.
+        at_once: types whose messages wait for no other stream's: what is shown rather than reckoned with.
     """
 
     allowed: AllowList | None = None
     orderer: Orderer[Event] = field(default_factory=Orderer)
     counts: Counter[str] = field(default_factory=Counter)
     standing_flags: tuple[str, ...] = ()
+    at_once: tuple[type, ...] = ()
     clocks: dict[str, StreamClock] = field(default_factory=dict)
     liveness: Liveness = field(default_factory=Liveness)
     _owners: dict[str, str | None] = field(default_factory=dict)
@@ -122,8 +124,9 @@ class Intake:
         """Take frames in the order in which they came.
 
         What is no message is returned as it stands, and so is what is superseded: of poses and images the newest count
-        (`NEWEST_OF`) and older ones that waited with them do not. The rest waits for `release`. Events get their
-        numbers from the caller, who knows the order.
+        (`NEWEST_OF`) and older ones that waited with them do not. After these come messages of the types that wait for
+        no other stream (`at_once`). The rest waits for `release`. Events get their numbers from the caller, who knows
+        the order.
 
         Nearly all messages are one more of a known stream, from its own sender, with nothing to notice: these take a
         short way here, and all others that of `_admit`, which gives the same for every message.
@@ -172,6 +175,9 @@ class Intake:
             turns.append((time_ns, received, event))
         if crowded:
             turns = self._supersede(turns, at_once)
+        if self.at_once:
+            at_once += [event for _, _, event in turns if type(event.message) in self.at_once]
+            turns = [turn for turn in turns if type(turn[2].message) not in self.at_once]
         self.orderer.extend(turns)
         return at_once
 

@@ -8,10 +8,11 @@ are the library's (https://mcap.dev/spec).
 import struct
 import zlib
 from collections.abc import Mapping
-from typing import BinaryIO
+from io import BytesIO
+from typing import BinaryIO, NamedTuple
 
 import lz4.frame
-from mcap.data_stream import RecordBuilder
+from mcap.data_stream import ReadDataStream, RecordBuilder
 from mcap.opcode import Opcode
 from mcap.records import (
     Channel,
@@ -33,14 +34,26 @@ COMPRESSION = "lz4"
 _message = struct.Struct("<BQHIQQ")
 _chunk = struct.Struct("<BQQQQII3sQ")
 _index = struct.Struct("<BQHI")
+_head = struct.Struct("<BQ")
+_chunk_head = struct.Struct("<QQQII")
+_index_head = struct.Struct("<HI")
 _footer_head = struct.Struct("<BQQQ")
 
 MESSAGE_HEAD = _message.size - 9
 """Bytes of a message record besides its opcode, its length and its data."""
 
 
+class McapTables(NamedTuple):
+    """The schemas and channels that a file has so far, in the order of their numbers, from 1."""
+
+    schemas: tuple[tuple[str, str, bytes], ...]
+    """name, encoding, data"""
+    channels: tuple[tuple[str, str, int, dict[str, str]], ...]
+    """topic, encoding, number of the schema, metadata"""
+
+
 class McapWriter:
-    """Writes one file from its beginning to its end."""
+    """Writes one file from its beginning to its end, or goes on with one whose writer was cut off."""
 
     def __init__(self, stream: BinaryIO, *, chunk_bytes: int, profile: str, library: str) -> None:
         """Begin a file.
@@ -52,7 +65,9 @@ class McapWriter:
             library: what wrote it.
         """
         self._stream, self._chunk_bytes = stream, chunk_bytes
-        self._offset = self._crc = 0
+        self._offset = 0
+        self._crc: int | None = 0
+        """of all before the summary; None where some of it was not written here"""
         self._schemas: list[Schema] = []
         self._channels: list[Channel] = []
         self._chunks: list[ChunkIndex] = []
@@ -65,6 +80,44 @@ class McapWriter:
         """by channel: time and offset of each message of the chunk that is open, one after another"""
         self._write(MAGIC)
         self._write(_record(Header(profile, library)))
+
+    @classmethod
+    def resumed(cls, stream: BinaryIO, *, chunk_bytes: int, offset: int, tables: McapTables) -> "McapWriter":
+        """Go on with a file that ends with a whole chunk.
+
+        Args:
+            stream: the file, to be read and written, at its end.
+            chunk_bytes: a chunk is closed when it has become longer.
+            offset: the file's length.
+            tables: the schemas and channels that it has.
+        """
+        writer = object.__new__(cls)
+        writer._stream, writer._chunk_bytes = stream, chunk_bytes
+        writer._offset, writer._crc = offset, None
+        writer._schemas = [
+            Schema(number, data, encoding, name)
+            for number, (name, encoding, data) in enumerate(tables.schemas, start=1)
+        ]
+        writer._channels = [
+            Channel(number, topic, encoding, dict(metadata), schema)
+            for number, (topic, encoding, schema, metadata) in enumerate(tables.channels, start=1)
+        ]
+        writer._chunks, writer._metadata, writer._counts = [], [], {}
+        writer._parts, writer._length = [], 0
+        writer._entries = {channel.id: [] for channel in writer._channels}
+        return writer
+
+    @property
+    def offset(self) -> int:
+        """The file's length so far, without the chunk that is open."""
+        return self._offset
+
+    def tables(self) -> McapTables:
+        """The schemas and channels so far."""
+        return McapTables(
+            tuple((one.name, one.encoding, one.data) for one in self._schemas),
+            tuple((one.topic, one.message_encoding, one.schema_id, one.metadata) for one in self._channels),
+        )
 
     def register_schema(self, name: str, encoding: str, data: bytes) -> int:
         """Add a schema; its number."""
@@ -113,7 +166,9 @@ class McapWriter:
     def finish(self) -> None:
         """Write the summary; the stream stays open."""
         self._close_chunk()
-        self._write(_record(DataEnd(self._crc)))
+        if self._crc is None:
+            self._index_anew()
+        self._write(_record(DataEnd(self._crc or 0)))  # 0 says that there is none
         begin = self._offset
         times = [(chunk.message_start_time, chunk.message_end_time) for chunk in self._chunks]
         statistics = Statistics(
@@ -154,9 +209,49 @@ class McapWriter:
         self._length += len(record)
 
     def _write(self, data: bytes) -> None:
-        self._crc = zlib.crc32(data, self._crc)
+        if self._crc is not None:
+            self._crc = zlib.crc32(data, self._crc)
         self._stream.write(data)
         self._offset += len(data)
+
+    def _index_anew(self) -> None:
+        """Find all chunks and metadata of a file of which a part was not written here."""
+        self._stream.flush()
+        self._chunks, self._metadata, self._counts = [], [], {}
+        at = len(MAGIC)
+        while at < self._offset:
+            self._stream.seek(at)
+            opcode, length = _head.unpack(self._stream.read(_head.size))
+            if opcode == Opcode.CHUNK:
+                self._chunks.append(self._chunk_at(at, _head.size + length))
+            elif opcode == Opcode.MESSAGE_INDEX:
+                channel, size = _index_head.unpack(self._stream.read(_index_head.size))
+                chunk = self._chunks[-1]
+                chunk.message_index_offsets[channel] = at
+                chunk.message_index_length += _head.size + length
+                self._counts[channel] = self._counts.get(channel, 0) + size // 16
+            elif opcode == Opcode.METADATA:
+                name = Metadata.read(ReadDataStream(BytesIO(self._stream.read(length)))).name
+                self._metadata.append(MetadataIndex(offset=at, length=_head.size + length, name=name))
+            at += _head.size + length
+        self._stream.seek(self._offset)
+
+    def _chunk_at(self, at: int, length: int) -> ChunkIndex:
+        """The index of a chunk record whose head has just been read, yet without its messages'."""
+        first, last, size, _, name_length = _chunk_head.unpack(self._stream.read(_chunk_head.size))
+        name = self._stream.read(name_length).decode()
+        (compressed,) = struct.unpack("<Q", self._stream.read(8))
+        return ChunkIndex(
+            message_start_time=first,
+            message_end_time=last,
+            chunk_start_offset=at,
+            chunk_length=length,
+            message_index_offsets={},
+            message_index_length=0,
+            compression=name,
+            compressed_size=compressed,
+            uncompressed_size=size,
+        )
 
     def _close_chunk(self) -> None:
         """Write the chunk that is open with the index of its messages, where it has any."""

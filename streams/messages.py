@@ -100,6 +100,14 @@ class PressureSamples(_Message, frozen=True, kw_only=True, gc=False):
     """The tool at whose tip it measures; None for a fixed line."""
     sample_period_ns: Period
     values_mmhg: Samples
+    port: str | None = None
+    """Of a fixed line: the port of the case at which it measures."""
+    natural_frequency_hz: Length | None = None
+    """Of a fluid-filled line, as a fast flush shows it; None where nobody measured it."""
+    damping: Length | None = None
+    """The same for its damping ratio."""
+    zero_deviation_mmhg: Length | None = None
+    """Standard deviation of its zero, with the height of the transducer: small where it was just zeroed and leveled."""
 
 
 class FlowSample(_Message, frozen=True, kw_only=True, gc=False):
@@ -111,6 +119,49 @@ class FlowSample(_Message, frozen=True, kw_only=True, gc=False):
     """into the inlet, or out of an outlet"""
     deviation_ml_s: Length
     """standard deviation of its error"""
+
+
+class SectionFlow(_Message, frozen=True, kw_only=True, gc=False):
+    """Flow through the vessel's cross-section at a place: of an ultrasound probe, of phase-contrast MR."""
+
+    sensor: str
+    position: Triple
+    """mm, LPS, planning image: near the section's middle"""
+    flow_ml_s: Finite
+    """downstream"""
+    deviation_ml_s: Length
+    """standard deviation of its error"""
+    averaging_ns: Annotated[int, msgspec.Meta(ge=0, le=60_000_000_000)] = 0
+    """time before ``source_time_ns`` that it is the mean of; 0 for the flow at an instant"""
+
+
+class DopplerVelocity(_Message, frozen=True, kw_only=True, gc=False):
+    """Velocity of the blood along a beam in a sample volume."""
+
+    sensor: str
+    position: Triple
+    """mm, in the tracker's frame: the sample volume's middle"""
+    direction: Triple
+    """in the tracker's frame, of any length: positive velocities go along it"""
+    velocity_mm_s: Finite
+    """along the beam, not corrected for an angle"""
+    deviation_mm_s: Length
+    """standard deviation of its error"""
+    angle_deviation_deg: Length = 5.0
+    """standard deviation of the beam's angle"""
+
+
+class CardiacOutput(_Message, frozen=True, kw_only=True, gc=False):
+    """Output of the heart, by thermodilution or pulse contour."""
+
+    sensor: str
+    output_l_min: Finite
+    deviation_l_min: Length
+    """standard deviation of its error"""
+    averaging_ns: Annotated[int, msgspec.Meta(ge=0, le=600_000_000_000)] = 10_000_000_000
+    """time before ``source_time_ns`` that it is the mean of"""
+    port: str | None = None
+    """the port of the case that all of it passes; None where the vessel takes only a part: it is then not used"""
 
 
 class WaveformSamples(_Message, frozen=True, kw_only=True, gc=False):
@@ -237,6 +288,67 @@ class VesselPlace(msgspec.Struct, frozen=True, gc=False):
     """RMS error of that and of the registration together, mm."""
 
 
+class SensorState(msgspec.Struct, frozen=True, gc=False):
+    """What is known of a pressure sensor."""
+
+    bias_mmhg: Estimate
+    """It reads this much too high."""
+    drift_mmhg_per_h: Estimate
+    nis: float | None
+    """Mean squared innovation over the last beats, each in the variance expected of it; 1 where these are right."""
+    condition: str
+    """What it suffers from, the flag without the sensor's name; empty where nothing."""
+    natural_frequency_hz: Estimate | None = None
+    """Of a fluid-filled line."""
+    damping: Estimate | None = None
+
+
+class RegistrationOffset(msgspec.Struct, frozen=True, gc=False):
+    """By how much the registration is off, as pressures along the vessel show it, about a point."""
+
+    center: Triple
+    """mm, LPS"""
+    rotation_deg: tuple[Estimate, Estimate, Estimate]
+    """About the image's axes, degrees."""
+    translation_mm: tuple[Estimate, Estimate, Estimate]
+
+
+class Consistency(msgspec.Struct, frozen=True, gc=False):
+    """Whether the filter's innovations are as it expects them, over the last beats."""
+
+    nis: float
+    """Mean squared innovation in the variance expected of it."""
+    lower: float
+    """Ends of the 95 % range of that in a filter that is right."""
+    upper: float
+    whiteness: float
+    """Correlation of one beat's mean innovation with the next one's; 0 in a filter that is right."""
+    spread: float
+    """Root of mean squared beat-mean innovations over what is expected of them: error against ensemble spread."""
+
+
+class UncertaintyParts(msgspec.Struct, frozen=True, gc=False):
+    """Standard deviations of what an estimate's uncertainty is made of; their squares add up."""
+
+    parameter: float
+    """Of what is not known of this patient: circulation, geometry."""
+    measurement: float
+    """Of sensors' errors and of where the tip is."""
+    model: float
+    """Of what the model leaves out."""
+
+
+class Forecast(msgspec.Struct, frozen=True, gc=False):
+    """Means over a beat to come, if nothing is done to the patient."""
+
+    beats: int
+    """So many beats from now."""
+    port_pressure_mmhg: dict[str, Estimate]
+    port_flow_ml_s: dict[str, Estimate]
+    parts: UncertaintyParts
+    """Of the inlet's pressure, mmHg."""
+
+
 class TwinState(_Message, frozen=True, kw_only=True, gc=False):
     """What the twin says at one tick."""
 
@@ -273,6 +385,16 @@ class TwinState(_Message, frozen=True, kw_only=True, gc=False):
     """Last observation minus prediction, in expected standard deviations."""
     vessel_place: VesselPlace | None = None
     """Where in the vessel tree the tip is; None where that is not known."""
+    inflow_shape: tuple[Estimate, ...] = ()
+    """Cosine and sine of each harmonic by which the inflow differs from the planned one, as shares of its mean."""
+    sensors: dict[str, SensorState] = {}
+    """By the pressure sensor's name."""
+    registration_offset: RegistrationOffset | None = None
+    consistency: Consistency | None = None
+    tip_pressure_parts: UncertaintyParts | None = None
+    """Of the pressure at the tip, mmHg."""
+    forecasts: tuple[Forecast, ...] = ()
+    """Made with each R-wave."""
 
 
 Message = (
@@ -280,6 +402,9 @@ Message = (
     | FiducialTouch
     | PressureSamples
     | FlowSample
+    | SectionFlow
+    | DopplerVelocity
+    | CardiacOutput
     | WaveformSamples
     | VitalSign
     | ImageFrame
@@ -298,6 +423,9 @@ MESSAGE_TYPES: tuple[type[_Message], ...] = (
     FiducialTouch,
     PressureSamples,
     FlowSample,
+    SectionFlow,
+    DopplerVelocity,
+    CardiacOutput,
     WaveformSamples,
     VitalSign,
     ImageFrame,
@@ -437,6 +565,21 @@ def _flow_fault(flow: FlowSample) -> str | None:
     return None if flow.deviation_ml_s >= 0 else "the deviation is negative"
 
 
+def _pressure_fault(samples: PressureSamples) -> str | None:
+    line = (samples.natural_frequency_hz, samples.damping, samples.zero_deviation_mmhg)
+    if any(value is not None and not 0.0 <= value < math.inf for value in line):
+        return "the line's natural frequency, its damping or its zero's deviation is negative or not finite"
+    return _samples_fault(samples.values_mmhg, samples.sample_period_ns)
+
+
+def _measured_fault(values: tuple[float, ...], deviations: tuple[float, ...], averaging_ns: int) -> str | None:
+    if not _finite((*values, *deviations)):
+        return "a value is not finite"
+    if min(deviations) < 0.0:
+        return "a deviation is negative"
+    return None if 0 <= averaging_ns <= 600_000_000_000 else "the averaging time is negative or longer than 10 minutes"
+
+
 def _heartbeat_fault(beat: Heartbeat) -> str | None:
     if len(beat.streams) > MAX_STREAMS:
         return f"{len(beat.streams)} streams; {MAX_STREAMS} are allowed"
@@ -499,7 +642,14 @@ def _finite(values: tuple[float, ...]) -> bool:
 _CHECKS: dict[type, Callable[[Any], str | None]] = {
     ToolPose: _pose_fault,
     FiducialTouch: _touch_fault,
-    PressureSamples: lambda samples: _samples_fault(samples.values_mmhg, samples.sample_period_ns),
+    PressureSamples: _pressure_fault,
+    SectionFlow: lambda flow: _measured_fault(
+        (*flow.position, flow.flow_ml_s), (flow.deviation_ml_s,), flow.averaging_ns
+    ),
+    DopplerVelocity: lambda one: _measured_fault(
+        (*one.position, *one.direction, one.velocity_mm_s), (one.deviation_mm_s, one.angle_deviation_deg), 0
+    ),
+    CardiacOutput: lambda one: _measured_fault((one.output_l_min,), (one.deviation_l_min,), one.averaging_ns),
     WaveformSamples: lambda samples: _samples_fault(samples.values, samples.sample_period_ns),
     FlowSample: _flow_fault,
     VitalSign: lambda sign: None if math.isfinite(sign.value) else "the value is not finite",

@@ -26,7 +26,7 @@ from streams.errors import InputError
 from streams.events import Event, Malformed
 from streams.hash_chain import STATES as STATE_CHANNEL
 from streams.hash_chain import HashChain, Seal, digest_prefix, entry_digest
-from streams.mcap_writer import McapWriter
+from streams.mcap_writer import McapTables, McapWriter
 from streams.messages import message_schemas
 
 RAW_CHANNEL = "session/raw"
@@ -88,8 +88,29 @@ def _event_entry(event: Event) -> _Entry:
     )
 
 
+class RecordingMark(msgspec.Struct, frozen=True):
+    """A place in a recording behind which another process can go on with it."""
+
+    offset: int
+    """the file's length there; a chunk ends there"""
+    head: bytes
+    """of the chain of hashes there"""
+    entries: int
+    """events and states up to there"""
+    states: int
+    """of them states"""
+    last_time: int
+    tables: McapTables
+
+
 class RecordingWriter:
-    """Writes a recording in the caller's own thread."""
+    """Writes a recording in the caller's own thread.
+
+    Attributes:
+        mark: where the last flush ended.
+    """
+
+    mark: RecordingMark
 
     def __init__(self, path: Path, *, metadata: Mapping[str, str]) -> None:
         """Begin a recording.
@@ -108,19 +129,46 @@ class RecordingWriter:
             raise InputError(f"{path} exists, and a recording is never written over; name another file.") from error
         except OSError as error:
             raise InputError(f"{path} cannot be written ({error.strerror}); name another file.") from error
-        self.chain = HashChain()
-        self._states = self._last_time = 0
-        self._schemas: dict[str | None, int] = {None: 0}
-        self._known_schemas = message_schemas() | {"Seal": msgspec.json.schema(Seal)}
-        self._channels: dict[tuple[str, str | None, tuple[tuple[str, str], ...]], tuple[int, bytes]] = {}
-        """by name, schema and marks: number, and what the digests of its entries have in common"""
         try:
-            self._writer = McapWriter(self._file, chunk_bytes=CHUNK_BYTES, profile=PROFILE, library="surgical-twin")
+            writer = McapWriter(self._file, chunk_bytes=CHUNK_BYTES, profile=PROFILE, library="surgical-twin")
+            self._begin(writer, HashChain(), states=0, last_time=0)
             self._writer.add_metadata(METADATA, dict(metadata))
             self.flush()
         except OSError as error:
             self._file.close()
             raise InputError(f"{path} cannot be written ({error.strerror}); name another file.") from error
+
+    @classmethod
+    def resumed(cls, file: BinaryIO, mark: RecordingMark, chain: HashChain) -> "RecordingWriter":
+        """Go on with a recording whose writer was cut off.
+
+        Args:
+            file: to be read and written, at its end, which is the mark's.
+            mark: its end.
+            chain: of all it holds.
+        """
+        made = object.__new__(cls)
+        made._file = file
+        writer = McapWriter.resumed(file, chunk_bytes=CHUNK_BYTES, offset=mark.offset, tables=mark.tables)
+        made._begin(writer, chain, states=mark.states, last_time=mark.last_time)
+        names: dict[int, str | None] = {0: None}
+        names.update({number: name for number, (name, _, _) in enumerate(mark.tables.schemas, start=1)})
+        made._schemas = {name: number for number, name in names.items()}
+        for number, (topic, _, schema, metadata) in enumerate(mark.tables.channels, start=1):
+            marks = tuple(metadata.items())
+            prefix = digest_prefix(topic, entry_kind(names[schema], metadata))
+            made._channels[topic, names[schema], marks] = number, prefix
+        made.flush()
+        return made
+
+    def _begin(self, writer: McapWriter, chain: HashChain, *, states: int, last_time: int) -> None:
+        self._writer, self.chain = writer, chain
+        self._states, self._last_time = states, last_time
+        self._schemas: dict[str | None, int] = {None: 0}
+        self._known_schemas = message_schemas() | {"Seal": msgspec.json.schema(Seal)}
+        self._channels: dict[tuple[str, str | None, tuple[tuple[str, str], ...]], tuple[int, bytes]] = {}
+        """by name, schema and marks: number, and what the digests of its entries have in common"""
+        self._tables = writer.tables()
 
     def add_event(self, event: Event) -> None:
         """Write an event."""
@@ -146,6 +194,12 @@ class RecordingWriter:
         """Seal what has come, close its chunk, and hand it to the operating system."""
         self._seal()
         self._writer.flush()
+        if len(self._channels) != len(self._tables.channels):
+            self._tables = self._writer.tables()
+        chain = self.chain
+        self.mark = RecordingMark(
+            self._writer.offset, chain.head, chain.length, self._states, self._last_time, self._tables
+        )
 
     def close(self, *, left_out: int = 0) -> None:
         """Seal, write the index and the chain's head, and close the file.
@@ -208,9 +262,20 @@ class Recorder:
 
     def __init__(self, path: Path, *, metadata: Mapping[str, str]) -> None:
         """Begin a recording, as `RecordingWriter` does."""
+        self._begin(RecordingWriter(path, metadata=metadata))
+
+    @classmethod
+    def going_on(cls, writer: RecordingWriter) -> "Recorder":
+        """Go on with a recording that was begun elsewhere."""
+        made = object.__new__(cls)
+        made._begin(writer)
+        return made
+
+    def _begin(self, writer: RecordingWriter) -> None:
         self.failure: str | None = None
         self.left_out = 0
-        self._writer = RecordingWriter(path, metadata=metadata)
+        self._writer = writer
+        self._finish = True
         self._waiting: deque[_Item] = deque()
         self._ended = threading.Event()
         self._put_bytes = self._written_bytes = 0
@@ -221,6 +286,11 @@ class Recorder:
     def head(self) -> str:
         """The head of the hash chain, in hexadecimal; after `close` it is the recording's last."""
         return self._writer.chain.head.hex()
+
+    @property
+    def mark(self) -> RecordingMark:
+        """The last place behind which another process could go on."""
+        return self._writer.mark
 
     @property
     def entries(self) -> int:
@@ -240,8 +310,13 @@ class Recorder:
         """Keep a state of the twin, as the frame that was published."""
         self._put((frame, time_ns), len(frame))
 
-    def close(self) -> None:
-        """Write what is left and finish the file."""
+    def close(self, *, finish: bool = True) -> None:
+        """Write what is left, and finish the file.
+
+        Args:
+            finish: false where another process will go on with it.
+        """
+        self._finish = finish
         self._ended.set()
         self._thread.join()
 
@@ -262,7 +337,10 @@ class Recorder:
             while not ended:
                 ended = self._ended.wait(FLUSH_S)
                 self._write_waiting()
-            self._writer.close(left_out=self.left_out)
+            if self._finish:
+                self._writer.close(left_out=self.left_out)
+            else:
+                self._writer.abandon()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else None
             self.failure = f"writing failed ({reason or error})"

@@ -6,7 +6,7 @@ reached it. Checksums of chunks tell damage, the chain of hashes tells changes (
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -42,7 +42,7 @@ LARGEST_RECORD = 1 << 30
 """A longer record is damage."""
 
 
-_Stored = tuple[int, int, int, int, bytes]
+Stored = tuple[int, int, int, int, bytes]
 """A message as the file has it: number of its channel, sequence, log time, publish time, data."""
 
 _RECORD = struct.Struct("<BQ")
@@ -59,7 +59,7 @@ class _Reader(StreamReader):
         return super()._read_record(opcode, length)
 
 
-def _opened(records: Iterator[McapRecord]) -> Iterator[McapRecord | _Stored]:
+def opened_records(records: Iterator[McapRecord]) -> Iterator[McapRecord | Stored]:
     """The records of a file with its chunks taken apart; checksums are compared."""
     for record in records:
         if not isinstance(record, Chunk):
@@ -150,11 +150,11 @@ class RecordingScan:
             raise InputError(f"{self.path} cannot be read ({error.strerror}); check the path.") from error
 
     def _entries(self, stream: BinaryIO) -> Iterator[Event | StateFrame]:
-        channels: dict[int, _Channel] = {}
+        channels: dict[int, EntryChannel] = {}
         schemas: dict[int, str] = {}
         found = False
         records = _Reader(stream, emit_chunks=True, validate_crcs=True, record_size_limit=LARGEST_RECORD).records
-        reader = _opened(records)
+        reader = opened_records(records)
         while True:
             try:
                 record = next(reader)
@@ -183,16 +183,7 @@ class RecordingScan:
             elif isinstance(record, Schema):
                 schemas[record.id] = record.name
             elif isinstance(record, Channel):
-                kind = entry_kind(schemas.get(record.schema_id), record.metadata)
-                channels[record.id] = _Channel(
-                    topic=record.topic,
-                    head=record.topic.encode() + b"\0",
-                    prefix=digest_prefix(record.topic, kind),
-                    plain=record.topic.isascii() and record.topic not in (CHAIN_CHANNEL, STATE_CHANNEL, RAW_CHANNEL),
-                    late=LATE in record.metadata,
-                    superseded=SUPERSEDED in record.metadata,
-                    reason=record.metadata.get(KIND) or None,
-                )
+                channels[record.id] = EntryChannel.of(record.topic, schemas.get(record.schema_id), record.metadata)
             elif isinstance(record, Footer):
                 self.closed = True
         if self.chain.fault is None and self.chained and self.closed and not self.damage:
@@ -205,36 +196,17 @@ class RecordingScan:
         if not self.metadata and not found:
             raise InputError(f"{self.path} holds no recorded session; give a file that live --record wrote.")
 
-    def _item(self, record: _Stored, channel: "_Channel") -> Event | StateFrame | None:
-        _, sequence, log_time, publish_time, data = record
-        topic = channel.topic
-        if topic == CHAIN_CHANNEL:
+    def _item(self, record: Stored, channel: "EntryChannel") -> Event | StateFrame | None:
+        if channel.topic == CHAIN_CHANNEL:
             self.chained = True
-            self.chain.take(_seal_decoder.decode(data))
+            self.chain.take(_seal_decoder.decode(record[4]))
             return None
-        digest = entry_digest(channel.prefix, data, log_time=log_time, publish_time=publish_time, sequence=sequence)
-        self.chain.add(digest, topic, sequence)
-        if channel.plain:
-            try:
-                message = decode_by_type(data)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                pass  # judged below, by what is said in words
-            else:
-                if message.stream == topic and not doubtful(message):
-                    if message.source_time_ns != publish_time:
-                        message = msgspec.structs.replace(message, source_time_ns=publish_time)
-                    frame = channel.head + data
-                    return Event(sequence, log_time, frame, message, channel.late, channel.superseded)
-        elif topic == STATE_CHANNEL:
-            return StateFrame(sequence, log_time, channel.head + data)
-        elif topic == RAW_CHANNEL:
-            return event_from_frame(sequence, log_time, data, kind=channel.reason)
-        event = event_from_frame(sequence, log_time, channel.head + data, source_time_ns=publish_time)
-        return event.marked(late=channel.late, superseded=channel.superseded)
+        self.chain.add(channel.digest(record), channel.topic, record[1])
+        return channel.entry(record)
 
 
 @dataclass(frozen=True, slots=True)
-class _Channel:
+class EntryChannel:
     """What is to be known of a channel for each of its messages."""
 
     topic: str
@@ -248,6 +220,44 @@ class _Channel:
     superseded: bool
     reason: str | None
     """why its frames are no messages"""
+
+    @classmethod
+    def of(cls, topic: str, schema: str | None, metadata: Mapping[str, str]) -> "EntryChannel":
+        """A channel as the file describes it."""
+        return cls(
+            topic=topic,
+            head=topic.encode() + b"\0",
+            prefix=digest_prefix(topic, entry_kind(schema, metadata)),
+            plain=topic.isascii() and topic not in (CHAIN_CHANNEL, STATE_CHANNEL, RAW_CHANNEL),
+            late=LATE in metadata,
+            superseded=SUPERSEDED in metadata,
+            reason=metadata.get(KIND) or None,
+        )
+
+    def digest(self, record: Stored) -> bytes:
+        """Of an event or a state."""
+        _, sequence, log_time, publish_time, data = record
+        return entry_digest(self.prefix, data, log_time=log_time, publish_time=publish_time, sequence=sequence)
+
+    def entry(self, record: Stored) -> Event | StateFrame:
+        """The event or state that a message of the file is."""
+        _, sequence, log_time, publish_time, data = record
+        if self.plain:
+            try:
+                message = decode_by_type(data)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                pass  # judged below, by what is said in words
+            else:
+                if message.stream == self.topic and not doubtful(message):
+                    if message.source_time_ns != publish_time:
+                        message = msgspec.structs.replace(message, source_time_ns=publish_time)
+                    return Event(sequence, log_time, self.head + data, message, self.late, self.superseded)
+        elif self.topic == STATE_CHANNEL:
+            return StateFrame(sequence, log_time, self.head + data)
+        elif self.topic == RAW_CHANNEL:
+            return event_from_frame(sequence, log_time, data, kind=self.reason)
+        event = event_from_frame(sequence, log_time, self.head + data, source_time_ns=publish_time)
+        return event.marked(late=self.late, superseded=self.superseded)
 
 
 @dataclass(frozen=True)

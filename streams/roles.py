@@ -1,6 +1,8 @@
 """Who may say what: roles of a client, and the messages that each allows."""
 
 from streams.messages import (
+    CardiacOutput,
+    DopplerVelocity,
     FiducialTouch,
     FlowSample,
     Heartbeat,
@@ -8,6 +10,7 @@ from streams.messages import (
     Note,
     PressureSamples,
     ProcedureEnd,
+    SectionFlow,
     ToolPose,
     Trigger,
     VitalSign,
@@ -21,7 +24,18 @@ ROLES = (PUBLISH_POSES, PUBLISH_PRESSURE, PUBLISH_IMAGES, COMMAND, WATCH)
 
 MESSAGES: dict[str, tuple[type, ...]] = {
     PUBLISH_POSES: (ToolPose, FiducialTouch, Heartbeat, Note),
-    PUBLISH_PRESSURE: (PressureSamples, FlowSample, WaveformSamples, VitalSign, Trigger, Heartbeat, Note),
+    PUBLISH_PRESSURE: (
+        PressureSamples,
+        FlowSample,
+        SectionFlow,
+        DopplerVelocity,
+        CardiacOutput,
+        WaveformSamples,
+        VitalSign,
+        Trigger,
+        Heartbeat,
+        Note,
+    ),
     PUBLISH_IMAGES: (ImageFrame, Heartbeat, Note),
     COMMAND: (ProcedureEnd, Note),
     WATCH: (),

@@ -69,16 +69,16 @@ class ServerSecurity:
         """The context that the socket has to be made in."""
         return self.gatekeeper.context
 
-    def admit(self, name: str, roles: tuple[str, ...]) -> "ClientSecurity":
-        """Let in one more client, with a new key that is never written down and ends with this process.
+    def admit(self, name: str, roles: tuple[str, ...], client: "ClientSecurity") -> None:
+        """Let in one more client, until this process ends.
 
         Args:
             name: what it is called in logs; ``(own)`` is put behind it, which no client of a list can have in its name.
             roles: what it may do.
+            client: its key, of `new_client`.
         """
-        public, secret = zmq.curve_keypair()
+        public = client.keys.public
         self.gatekeeper.allowed.clients[public] = Client(f"{name} (own)", public.decode("ascii"), roles)
-        return ClientSecurity(KeyPair(public, secret), self.keys.public)
 
     def close(self) -> None:
         """End the gatekeeper; sockets have to be closed before."""
@@ -132,6 +132,15 @@ def client_security(folder: Path, name: str) -> ClientSecurity:
         InputError: one of them cannot be read.
     """
     return ClientSecurity(load_pair(folder, name), load_public(folder, TWIN))
+
+
+def new_client(folder: Path) -> ClientSecurity:
+    """A client of the twin whose keys are in a folder, with a new key that is never written down.
+
+    Raises:
+        InputError: the twin's key cannot be read.
+    """
+    return ClientSecurity(KeyPair(*zmq.curve_keypair()), load_pair(folder, TWIN).public)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -16,6 +17,7 @@ from surgical_twin.commands import (
     calibration,
     display,
     flow,
+    latency,
     planning,
     prediction,
     procedure,
@@ -39,7 +41,7 @@ app = typer.Typer(
 )
 
 # In the order in which a person meets them, under the heads that the help shows.
-COMMANDS = {
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Plan": (
         planning.series,
         planning.segment,
@@ -55,6 +57,7 @@ COMMANDS = {
         procedure.simulate,
         display.view,
         procedure.replay,
+        latency.latency,
         scoring.score,
         procedure.demo,
     ),

@@ -24,6 +24,7 @@ from surgical_twin.report import Figure, case_figures, latency_figures, procedur
 from surgical_twin.scoring import score
 
 DEMO_TETRAHEDRA = 36_000
+DEMO_RUNS = 4
 TRUTH_TETRAHEDRA = 72_000
 
 
@@ -88,6 +89,7 @@ def phantom_request(phantom: Phantom, folder: Path) -> PlanRequest:
         fiducials=str(fiducials.resolve()),
         # A coarse plan is minutes faster, and leaves the truth, which is finer, more that the twin does not know.
         mesh=msgspec.structs.replace(PlanSettings().mesh, max_tetrahedra=DEMO_TETRAHEDRA),
+        training=msgspec.structs.replace(PlanSettings().training, beats=1.4, most_runs=DEMO_RUNS),
     )
     return PlanRequest(image=image, settings=settings)
 

@@ -4,22 +4,31 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyvista as pv
 
-from streams.roles import WATCH
-from streams.security import ClientSecurity, ServerSecurity
+from registration.point_files import read_point_file
+from streams.security import ClientSecurity
 from surgical_twin.assimilation.beat import Beat
-from surgical_twin.case import ANATOMY, SURFACE, Case
+from surgical_twin.case import ANATOMY, AXIS, FIDUCIALS, MESH, REDUCED, SURFACE, Case
+from surgical_twin.display_fields import DisplayFields
 from surgical_twin.session_model import SessionModel
 from surgical_twin.session_state import SessionState
 from surgical_twin.twin_state import build_twin_state
+from viewer.ar_page import ArModel, Certificate, serve_ar
+from viewer.decimation import within_budget
 from viewer.gltf import Structure, write_glb
+from viewer.guidance import Guide
 from viewer.listener import StateListener
+from viewer.quantities import SHEAR, VELOCITY
 from viewer.scene import Scene, read_surface
+from viewer.usdz import write_usdz
 from viewer.web import serve
+from viewer.what_if_panel import WhatIfPanel
 from viewer.window import run_window
 
 PRIOR_SEED = 0
@@ -45,23 +54,73 @@ def field_values(surface: pv.PolyData, coefficients: np.ndarray) -> np.ndarray:
     )
 
 
-def export_glb(case: Case, path: Path) -> None:
-    """Write the lumen colored by the planned pressure at peak flow, and the anatomy, as GLB.
+PHASES = 8
+"""Moments of the beat in an exported model."""
+
+TRIANGLES = 50_000
+"""What a headset draws without a stutter, by default."""
+
+
+def export_ar(case: Case, path: Path, *, triangles: int = TRIANGLES) -> None:
+    """Write the lumen colored by the planned pressure over the beat, the anatomy and the fiducials, as GLB or USDZ.
+
+    Args:
+        case: planned to its end.
+        path: ending in .glb or .usdz.
+        triangles: at most so many in the file.
 
     Raises:
         InputError: the case is not planned to its end, or the file cannot be written.
     """
     surface = read_surface(case.require(SURFACE))
     model = SessionModel.load(case)
-    ensemble = planned_state(model).ensemble
-    assert ensemble is not None
-    coefficients = model.reduced.decoder.coefficients(ensemble.ports).mean(axis=0)
-    structures = [Structure("lumen", surface, scalars=field_values(surface, coefficients))]
+    beat = Beat(0, round(model.waveform.period * 1e9))
+    ensemble = model.filter.initial(PRIOR_SEED, model.waveform.period)
+    length = round(model.waveform.period / model.filter.settings.time_step)
+    phases, at = [], 0
+    for phase in range(PHASES):
+        step = round(length * phase / PHASES)
+        ensemble = model.filter.advance(ensemble, step, beat) if step > at else ensemble
+        at = step
+        phases.append(field_values(surface, model.reduced.decoder.coefficients(ensemble.ports).mean(axis=0)))
+    mean = np.mean(phases, axis=0)
+    structures = [Structure("lumen", surface, scalars=mean, cycle=phases)]
     if case.path(ANATOMY).is_file():
         anatomy = read_surface(case.path(ANATOMY))
         if anatomy.n_points:
             structures.append(Structure("anatomy", anatomy, opacity=0.25))
-    write_glb(path, structures, origin=surface.center)
+    fiducials = read_point_file(case.path(FIDUCIALS)).by_name() if case.path(FIDUCIALS).is_file() else {}
+    write = write_usdz if path.suffix.lower() == ".usdz" else write_glb
+    write(
+        path,
+        within_budget(structures, triangles),
+        origin=surface.center,
+        anchors={name: point.tolist() for name, point in fiducials.items()},
+        period_s=model.waveform.period,
+    )
+
+
+def open_scene(case: Case, **options: Any) -> Scene:
+    """The scene of a case, with wall shear and velocity where its flow model has them.
+
+    Raises:
+        InputError: the case has nothing to show.
+    """
+    case.require(SURFACE)
+    fields = DisplayFields.of(case) if case.path(REDUCED).is_file() and case.path(MESH).is_file() else None
+    if fields is not None:
+        note = SHEAR.note if fields.relative_error is None else f"± {196.0 * fields.relative_error:.0f} % (95 %)"
+        shear, speed = fields.planned_limits(float(case.manifest["flow"]["mean_flow_m3_s"]))
+        options |= {
+            "fields": {SHEAR.key: fields.shear_pa, VELOCITY.key: fields.velocity_m_s},
+            "quantities": (
+                replace(SHEAR, note=note, limits=(0.0, shear)),
+                replace(VELOCITY, note=note, limits=(0.0, speed)),
+            ),
+            "listeners": (fields.take,),
+            "grid": fields.grid,
+        }
+    return Scene.from_case(case.folder, **options)
 
 
 def export_png(case: Case, path: Path) -> None:
@@ -70,7 +129,7 @@ def export_png(case: Case, path: Path) -> None:
     Raises:
         InputError: the case is not planned to its end, or the file cannot be written.
     """
-    scene = Scene.from_case(case.folder)
+    scene = open_scene(case)
     try:
         model = SessionModel.load(case)
         scene.update(build_twin_state(model, planned_state(model), 0))
@@ -80,11 +139,11 @@ def export_png(case: Case, path: Path) -> None:
 
 
 def start_display(
-    case: Path, states: str, *, window: bool, web: bool, security: ServerSecurity | None = None
+    case: Path, states: str, *, window: bool, web: bool, key: ClientSecurity | None = None
 ) -> subprocess.Popen[bytes] | None:
     """Start the display in a process of its own, so that drawing never delays the session.
 
-    With keys it gets one of its own that may only watch and ends with this process. The key goes through the
+    With keys it gets one of its own, which the twin has to let in and which may only watch. The key goes through the
     environment, which only this user may read, and never through the command line, which everyone may.
     """
     if not (window or web):
@@ -93,8 +152,8 @@ def start_display(
     near = re.sub(r"^tcp://(\*|0\.0\.0\.0):", "tcp://127.0.0.1:", states)
     command = [sys.executable, "-m", "surgical_twin", "view", str(case), "--states", near]
     environment = dict(os.environ)
-    if security is not None:
-        environment[DISPLAY_KEY] = security.admit("display", (WATCH,)).as_text()
+    if key is not None:
+        environment[DISPLAY_KEY] = key.as_text()
     return subprocess.Popen([*command, "--web"] if web else command, env=environment)
 
 
@@ -108,7 +167,46 @@ def handed_security() -> ClientSecurity | None:
     return None if text is None else ClientSecurity.from_text(text)
 
 
-def run_display(case: Case, states: str, *, web: bool, port: int, security: ClientSecurity | None = None) -> None:
+def run_ar(
+    case: Case,
+    states: str,
+    *,
+    host: str,
+    port: int,
+    tls: Certificate | None = None,
+    triangles: int = TRIANGLES,
+    security: ClientSecurity | None = None,
+) -> None:
+    """Serve a running twin as a page that draws by itself, in AR too, until interrupted.
+
+    Raises:
+        InputError: the case has nothing to show, the port is in use, or TLS is missing beyond this machine.
+    """
+    surface = read_surface(case.require(SURFACE))
+    anatomy = read_surface(case.path(ANATOMY)) if case.path(ANATOMY).is_file() else None
+    way = read_point_file(case.path(AXIS)).points if case.path(AXIS).is_file() else None
+    ends = surface.field_data.get("PortCenters", None)
+    model = ArModel(surface, anatomy=anatomy, guide=Guide(surface, way=way, ends=ends), triangles=triangles)
+    with StateListener(states, security=security) as listener:
+        serve_ar(
+            model,
+            listener.poll,
+            host,
+            port,
+            tls=tls,
+            on_ready=lambda address: print(f"the AR page is at {address}", flush=True),
+        )
+
+
+def run_display(
+    case: Case,
+    states: str,
+    *,
+    web: bool,
+    port: int,
+    security: ClientSecurity | None = None,
+    commands: str | None = None,
+) -> None:
     """Show a running twin until the window is closed or the page's server is interrupted.
 
     Raises:
@@ -116,10 +214,17 @@ def run_display(case: Case, states: str, *, web: bool, port: int, security: Clie
     """
     case.require(SURFACE)
     with StateListener(states, security=security) as listener:
-        scene = Scene.from_case(case.folder, off_screen=web)
+        scene = open_scene(case, off_screen=web)
+        listener.every = scene.remember
         try:
             if web:
-                serve(scene, listener.poll, port=port, on_ready=lambda address: print(f"the display is at {address}"))
+                serve(
+                    scene,
+                    listener.poll,
+                    port=port,
+                    on_ready=lambda address: print(f"the display is at {address}", flush=True),
+                    desk=None if commands is None else WhatIfPanel(commands, security=security),
+                )
             else:
                 run_window(scene, listener.poll)
         finally:

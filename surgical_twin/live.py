@@ -35,7 +35,18 @@ from streams.events import Event, event_from_frame
 from streams.inbox import Inbox
 from streams.intake import Intake
 from streams.latency import LatencyHistogram
-from streams.messages import Message, Note, ProcedureEnd, SessionStart, Tick, TwinState, decode
+from streams.messages import (
+    FlowSample,
+    Message,
+    Note,
+    PressureSamples,
+    ProcedureEnd,
+    SessionStart,
+    Tick,
+    ToolPose,
+    TwinState,
+    decode,
+)
 from streams.recorder import Recorder
 from streams.roles import STATES
 from streams.security import Refusal, ServerSecurity
@@ -44,6 +55,17 @@ from streams.sockets import Publisher, Subscriber, is_local
 from streams.standalone import Receiver
 from streams.wire import pack
 from surgical_twin import __version__
+from surgical_twin.checkpoint import (
+    CLOCK_STREAM,
+    COMMAND_STREAM,
+    START_STREAM,
+    Checkpoint,
+    CheckpointKeeper,
+    Resumed,
+    checkpoint_path,
+    read_checkpoint,
+    resume,
+)
 from surgical_twin.errors import InputError
 from surgical_twin.prediction.live_what_if import WhatIfDesk
 from surgical_twin.session import Session
@@ -53,14 +75,13 @@ from surgical_twin.session_state import SessionState
 log = logging.getLogger(__name__)
 
 TICK_NS = 10_000_000
-"""Period of the published states: 100 Hz."""
+"""Longest time between two published states: at least 100 Hz."""
+
+SHORTEST_TICK_NS = 5_000_000
+"""A new pose is published at once, unless a state was published so short a time ago."""
 
 AUDIT_LOG = "audit.jsonl"
 """In the case's folder."""
-
-CLOCK_STREAM = "session/clock"
-START_STREAM = "session/start"
-COMMAND_STREAM = "session/command"
 
 AFTER_END_NS = 300_000_000
 """How long the loop goes on after the procedure's end was announced."""
@@ -70,6 +91,12 @@ STATES_WAITING = 500
 
 STATES_REMEMBERED = 3000
 """For questions about a time: the last 30 s."""
+
+CHECKPOINT_NS = 1_000_000_000
+"""Time between two checkpoints; what was recorded after the last is folded again when a session goes on."""
+
+RESTARTED_NS = 3_000_000_000
+"""For so long a session that went on in another process says so."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +118,14 @@ class LiveReport:
     counters: dict[str, int] = field(default_factory=dict)
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
     """Per device message: from its arrival at the socket to the first published state that had taken it."""
+    pose: LatencyHistogram = field(default_factory=LatencyHistogram)
+    """Of these, poses."""
+    observation: LatencyHistogram = field(default_factory=LatencyHistogram)
+    """Per pressure and flow message: from its arrival at the socket until the session has taken it."""
     step: LatencyHistogram = field(default_factory=LatencyHistogram)
     """Per event: time in the session."""
+    publish: LatencyHistogram = field(default_factory=LatencyHistogram)
+    """Per state: time to pack and send it."""
     recording_failure: str | None = None
     recording_head: str | None = None
     """the last head of the recording's chain of hashes"""
@@ -106,8 +139,13 @@ class LiveReport:
             "latency_median_ms": self.latency.percentile_ms(50),
             "latency_p99_ms": self.latency.percentile_ms(99),
             "latency_max_ms": self.latency.percentile_ms(100),
+            "pose_latency_median_ms": self.pose.percentile_ms(50),
+            "pose_latency_p99_ms": self.pose.percentile_ms(99),
+            "observation_latency_median_ms": self.observation.percentile_ms(50),
+            "observation_latency_p99_ms": self.observation.percentile_ms(99),
             "session_step_median_ms": self.step.percentile_ms(50),
             "session_step_p99_ms": self.step.percentile_ms(99),
+            "publish_p99_ms": self.publish.percentile_ms(99),
             "counters": self.counters,
             "refused_clients": self.refused_clients,
             "recording_head": self.recording_head,
@@ -128,6 +166,7 @@ class LiveLoop:
         security: ServerSecurity | None = None,
         insecure: bool = False,
         audit_log: Path | None = None,
+        go_on: bool = False,
     ) -> None:
         """Bind the sockets and open the recording.
 
@@ -140,9 +179,10 @@ class LiveLoop:
             security: keys; None for plain text.
             insecure: plain text beyond this machine is wanted.
             audit_log: where to say what was done.
+            go_on: with the session whose process ended before it did, from its checkpoint and its recording.
 
         Raises:
-            InputError: a port is in use, or the recording cannot be written.
+            InputError: a port is in use, the recording cannot be written, or there is no session to go on with.
         """
         self.session = Session(model)
         self.seed = seed
@@ -155,6 +195,7 @@ class LiveLoop:
         self._intake = Intake(
             allowed=None if security is None else security.gatekeeper.allowed,
             standing_flags=("insecure_plain_text",) if plain else (),
+            at_once=(ToolPose,),
         )
         self._inbox = Inbox()
         opened: list[Any] = []
@@ -178,26 +219,45 @@ class LiveLoop:
             )
             if self._commands is not None:
                 opened.append(self._commands)
+            resumed = self._resumed(record, Path(case)) if go_on else None
             metadata = {"software": __version__, "case": case, "case_hash": model.case_hash, "seed": str(seed)}
-            self._recorder = None if record is None else Recorder(record, metadata=metadata)
+            if resumed is not None and resumed.writer is not None:
+                self._recorder: Recorder | None = Recorder.going_on(resumed.writer)
+            else:
+                self._recorder = None if record is None else Recorder(record, metadata=metadata)
         except BaseException:
             for item in opened:
                 item.close()
             raise
+        self._checkpoints = CheckpointKeeper(checkpoint_path(record, Path(case)), model)
+        self._checkpoint_due_ns = 0
+        self._restarted_ns: int | None = None
         self._audit_log = None if audit_log is None else AuditWriter(audit_log)
         self._receiver = Receiver(self._subscriber, self._inbox)
         if security is not None:
             security.gatekeeper.on_refusal = self._refused
         self._what_if = WhatIfDesk(Path(case))
         self._stopped = False
-        self._state = SessionState()
-        self._index = self._said = 0
+        begun = None if resumed is None else resumed.checkpoint
+        self._begun_before = begun is not None
+        self._state = SessionState() if begun is None else begun.state
+        self._index, self._tick, self._said = (0, 0, 0) if begun is None else (begun.index, begun.tick, begun.said)
+        self._urgent: deque[Event] = deque()
+        """Poses, and what is no message: they go before all others."""
         self._ready: deque[Event] = deque()
         """Events whose turn has come and that the session has not taken yet."""
-        self._waiting: list[int] = []
-        self._remembered: deque[tuple[int, bytes]] = deque(maxlen=STATES_REMEMBERED)
+        self._moved = False
+        """Whether a pose has come since the last published state."""
+        self._earliest = 0
+        """When the next state may be published, by the monotonic clock."""
+        self._waiting: list[tuple[int, bool]] = []
+        """Of each device message since the last state: when it arrived, and whether it is a pose."""
+        self._remembered: deque[tuple[int, bytes]] = deque(
+            () if resumed is None else resumed.states, maxlen=STATES_REMEMBERED
+        )
+        self._silent_ns = 0 if begun is None else now_ns() - begun.time_ns
         self._audit(
-            "live session begun",
+            "live session begun" if begun is None else "live session gone on with",
             case_hash=model.case_hash,
             seed=seed,
             recording=str(record) if record else None,
@@ -205,100 +265,170 @@ class LiveLoop:
             secured="CURVE" if security is not None else "plain text",
         )
 
+    def _resumed(self, record: Path | None, case: Path) -> Resumed:
+        path = checkpoint_path(record, case)
+        return resume(self.session, read_checkpoint(path, self.session.model), record)
+
     def stop(self) -> None:
         """End the loop from another thread or a signal handler."""
         self._stopped = True
 
-    def run(self, watch: Callable[[TwinState], None] | None = None) -> LiveReport:
+    def run(
+        self, watch: Callable[[TwinState], None] | None = None, alive: Callable[[], None] | None = None
+    ) -> LiveReport:
         """Run until the procedure ends or `stop` is called.
 
         Args:
             watch: called with every tenth published state, for a display on the terminal.
+            alive: called at least with every tick, to show a watchdog that the loop goes round.
         """
+        in_order = False
         # The loop computes in short bursts; without this the receiving thread would wait for the interpreter
         # up to 5 ms before it could stamp a frame.
         sys.setswitchinterval(0.0005)
         try:
-            self._take_own(
-                SessionStart(
-                    stream=START_STREAM,
-                    sequence=0,
-                    source_time_ns=now_ns(),
-                    case_hash=self.session.model.case_hash,
-                    seed=self.seed,
-                    settings={},
-                )
-            )
+            self._begin()
             # What exists now lives as long as the session: collecting it again and again would only stall it.
             gc.collect()
             gc.freeze()
             self._receiver.start()
-            self._loop(watch)
+            self._loop(watch, alive)
+            in_order = True
         finally:
             self._receiver.stop()
-            self._receive(0.0)
-            for event in (*self._ready, *self._intake.flush()):
-                self._take_device(event)
-            self._ready.clear()
-            self._close()
+            if in_order:
+                self._receive(0.0)
+                for event in (*self._urgent, *self._ready, *self._intake.flush()):
+                    self._take_device(event)
+                self._urgent.clear()
+                self._ready.clear()
+            self._close(in_order=in_order)
             gc.unfreeze()
         return self.report
 
-    def _loop(self, watch: Callable[[TwinState], None] | None) -> None:
-        tick, next_tick = 0, time.monotonic_ns()
+    def _begin(self) -> None:
+        """The first event: of a new session its start, of one that goes on how long nothing was heard of it."""
+        now = now_ns()
+        if not self._begun_before:
+            start = SessionStart(
+                stream=START_STREAM,
+                sequence=0,
+                source_time_ns=now,
+                case_hash=self.session.model.case_hash,
+                seed=self.seed,
+                settings={},
+            )
+            self._take_own(start)
+            # From here on there is something to go on with.
+            self._checkpoints.write(self._checkpoint(now))
+            return
+        self._restarted_ns = now
+        text = f"the session goes on in a new process, {self._silent_ns / 1e9:.2f} s after its last event"
+        log.warning(text)
+        self._take_own(
+            Note(stream=COMMAND_STREAM, sequence=self._said, source_time_ns=now, source="watchdog", text=text)
+        )
+        self._said += 1
+
+    def _loop(self, watch: Callable[[TwinState], None] | None, alive: Callable[[], None] | None) -> None:
+        next_tick = self._earliest = time.monotonic_ns()
         ended_ns: int | None = None
         while not self._stopped:
+            if self._moved:
+                next_tick = min(next_tick, max(self._earliest, time.monotonic_ns()))
             wait_ns = next_tick - time.monotonic_ns()
             if wait_ns > 0:
                 due = self._intake.orderer.due_ns()
                 if due is not None:
                     wait_ns = min(wait_ns, max(due - now_ns(), 0))
-                self._receive(0.0 if self._ready else wait_ns / 1e9)
+                self._receive(0.0 if self._ready or self._urgent else wait_ns / 1e9)
                 self._release(now_ns())
                 self._take_ready(next_tick)
                 continue
             # All that has arrived goes before the tick, so that a state is never older than it must be. Yet a tick
-            # waits for a period at most: a session that cannot keep up says so instead of falling silent.
+            # waits for a period at most: a session that cannot keep up says so instead of falling silent. One that is
+            # due to a pose waits for nothing but other poses.
             self._receive(0.0)
             self._release(now_ns())
-            self._take_ready(time.monotonic_ns() + TICK_NS)
+            if self._moved:
+                self._take_urgent()
+            else:
+                self._take_ready(time.monotonic_ns() + TICK_NS)
             now = now_ns()
             self._report(now)
             if self._commands is not None:
                 self._commands.serve(self._answer)
             lag = max(0, now - self._ready[0].receive_time_ns) if self._ready else 0
+            self._moved = False
             states = self._take_own(
-                Tick(stream=CLOCK_STREAM, sequence=tick, source_time_ns=now, lag_ns=lag), receive_time_ns=now
+                Tick(stream=CLOCK_STREAM, sequence=self._tick, source_time_ns=now, lag_ns=lag), receive_time_ns=now
             )
             self._publisher.greet()
             for state in states:
-                if watch is not None and tick % 10 == 0:
+                if watch is not None and self._tick % 10 == 0:
                     watch(state)
-            tick += 1
+            self._tick += 1
+            if alive is not None:
+                alive()
+            if now >= self._checkpoint_due_ns:
+                self._checkpoints.keep(self._checkpoint(now))
             # After a stall the clock goes on from now: ticks are not made up for.
+            self._earliest = time.monotonic_ns() + SHORTEST_TICK_NS
             next_tick = max(next_tick + TICK_NS, time.monotonic_ns() - TICK_NS)
             if self._state.ended:
                 ended_ns = ended_ns or now
                 if now - ended_ns > AFTER_END_NS:
                     return
 
+    def _checkpoint(self, now_ns: int) -> Checkpoint:
+        self._checkpoint_due_ns = now_ns + CHECKPOINT_NS
+        return Checkpoint(
+            __version__,
+            self.session.model.case_hash,
+            self._state,
+            self._index,
+            self._tick,
+            self._said,
+            now_ns,
+            mark=None if self._recorder is None else self._recorder.mark,
+        )
+
     def _receive(self, wait_s: float) -> None:
         """Take what waits in the inbox, waiting for the first at most this long."""
-        self._ready.extend(self._intake.take_all(self._inbox.take(wait_s)))
+        self._urgent.extend(self._intake.take_all(self._inbox.take(wait_s)))
 
     def _release(self, now_ns: int) -> None:
         self._ready.extend(self._intake.release(now_ns))
 
     def _take_ready(self, until_ns: int) -> None:
-        """Fold the events whose turn has come, one at least, until there are none or a time of the monotonic clock."""
+        """Fold the events whose turn has come, one at least, until there are none or a time of the monotonic clock.
+
+        Poses that come meanwhile go first, and are published before the rest is folded: they never wait for the filter,
+        but for the one observation that it has in hand.
+        """
+        self._take_urgent()
         while self._ready:
+            if self._moved and time.monotonic_ns() >= self._earliest:
+                return
             self._take_device(self._ready.popleft())
             if time.monotonic_ns() >= until_ns:
                 return
+            self._receive(0.0)
+            self._take_urgent()
+
+    def _take_urgent(self) -> None:
+        while self._urgent:
+            event = self._urgent.popleft()
+            self._moved = self._moved or type(event.message) is ToolPose
+            self._take_device(event)
 
     def _report(self, now_ns: int) -> None:
         """Tell the session what the intake has noticed."""
-        flags = ("recording_failed",) if self._recorder is not None and self._recorder.failure is not None else ()
+        flags: tuple[str, ...] = ()
+        if self._recorder is not None and self._recorder.failure is not None:
+            flags += ("recording_failed",)
+        if self._restarted_ns is not None and now_ns - self._restarted_ns < RESTARTED_NS:
+            flags += ("restarted",)
         counts = Counter(self._inbox.counts)
         counts["refused_clients"] = self._refused_clients()
         report = self._intake.report(now_ns, flags=flags, counts=counts)
@@ -315,7 +445,10 @@ class LiveLoop:
 
     def _take_device(self, event: Event) -> None:
         self._take(event.numbered(self._index))
-        self._waiting.append(event.receive_time_ns)
+        kind = type(event.message)
+        self._waiting.append((event.receive_time_ns, kind is ToolPose))
+        if kind is PressureSamples or kind is FlowSample:
+            self.report.observation.add(now_ns() - event.receive_time_ns)
 
     def _take_own(self, message: Message, receive_time_ns: int | None = None) -> tuple[TwinState, ...]:
         received = message.source_time_ns if receive_time_ns is None else receive_time_ns
@@ -331,10 +464,14 @@ class LiveLoop:
         self._state, states = self.session.step(self._state, event)
         self.report.step.add(time.perf_counter_ns() - begin)
         for state in states:
+            sending = now_ns()
             frame = self._publisher.send(state)
             published = now_ns()
-            for received in self._waiting:
+            self.report.publish.add(published - sending)
+            for received, moves in self._waiting:
                 self.report.latency.add(published - received)
+                if moves:
+                    self.report.pose.add(published - received)
             self._waiting.clear()
             self.report.states += 1
             self._remembered.append((state.source_time_ns, frame))
@@ -396,7 +533,7 @@ class LiveLoop:
         if self._audit_log is not None:
             self._audit_log.note(what, **details)
 
-    def _close(self) -> None:
+    def _close(self, *, in_order: bool) -> None:
         intake = self._state.intake
         self.report.counters = {
             **self._state.counters,
@@ -413,12 +550,13 @@ class LiveLoop:
         self._publisher.close()
         if self._commands is not None:
             self._commands.close()
+        self._checkpoints.close(remove=in_order)
         if self._recorder is not None:
-            self._recorder.close()
+            self._recorder.close(finish=in_order)
             self.report.recording_failure = self._recorder.failure
             self.report.recording_head = self._recorder.head
         self._audit(
-            "live session ended",
+            "live session ended" if in_order else "live session broken off",
             events=self.report.events,
             states=self.report.states,
             recording_head=self.report.recording_head,

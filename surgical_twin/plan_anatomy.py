@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 import SimpleITK as sitk
 
-from meshes.centerline import RESOLVED_VOXELS, Centerline
+from meshes.aneurysm import Aneurysm, find_aneurysms
+from meshes.centerline import Centerline
 from meshes.extensions import extended
 from meshes.external import read_lumen, read_source
 from meshes.files import write_lumen_mesh
@@ -20,10 +21,10 @@ from meshes.own_centerline import read_own_centerline
 from meshes.picture import write_mesh_picture, write_projections
 from meshes.ports import Port, find_ports
 from meshes.quality import mesh_quality
+from meshes.refinement import at_stenosis, edges_at_stenosis
+from meshes.sections import cross_sections
 from meshes.segmentation import segment_lumen
-from meshes.sizing import Refinement
 from meshes.slicer import segment_names, write_segmentation
-from meshes.stenosis import Stenosis
 from meshes.surfaces import Unit
 from meshes.tetrahedra import mesh_lumen
 from meshes.tracing import extract_centerline
@@ -57,6 +58,8 @@ SEGMENTATION = "lumen.seg.nrrd"
 
 MESH_PICTURE = "mesh.png"
 
+ANEURYSMS = "aneurysms.csv"
+
 LUMEN_SEGMENT = "lumen"
 """The segment's name in it."""
 
@@ -78,6 +81,8 @@ class PlanRequest:
     """of a surface's lengths"""
     centerline: Path | None = None
     """a centerline to follow instead of the one that would be found"""
+    scheduler: str | None = None
+    """address of a dask scheduler whose workers do the 3D runs; this machine where None"""
 
 
 def write_image(image: sitk.Image, path: Path) -> None:
@@ -228,6 +233,9 @@ def mesh_step(case: Case, request: PlanRequest, say: Say) -> None:
     say(0.2)
     narrowing = unresolved_narrowing(level_set, centerline)
     vessel = measure_tree(image, level_set, centerline)
+    aneurysms = find_aneurysms(trimmed, centerline)
+    # A stenosis is meshed as wide as the image resolves: its edges follow that width.
+    meshed_radius = cross_sections(trimmed, centerline).radius
     if plan_ports.extension_radii:
         trimmed, ports = extended(trimmed, ports, plan_ports.extension_radii)
     mesh = mesh_lumen(
@@ -235,7 +243,10 @@ def mesh_step(case: Case, request: PlanRequest, say: Say) -> None:
         ports,
         edges_across=plan_mesh.edges_across,
         max_tetrahedra=plan_mesh.max_tetrahedra,
-        finer=[_refined(stenosis, plan_mesh.stenosis_edges_across, trimmed) for stenosis in vessel.stenoses],
+        finer=[
+            at_stenosis(stenosis, centerline, meshed_radius, plan_mesh.stenosis_edges_across)
+            for stenosis in vessel.stenoses
+        ],
         wall_layers=plan_mesh.wall_layers,
         wall_share=plan_mesh.wall_share,
     )
@@ -244,9 +255,11 @@ def mesh_step(case: Case, request: PlanRequest, say: Say) -> None:
     write_tree(case, centerline, vessel)
     write_lumen_mesh(mesh, case.path(MESH))
     write_mesh_picture(mesh, case.path(MESH_PICTURE), title="the mesh")
+    _write_aneurysms(case, aneurysms)
     axis = main_axis(centerline, mesh.ports)
     _write_axis(case, axis)
     quality = mesh_quality(mesh)
+    across = [edges_at_stenosis(mesh, stenosis, centerline, meshed_radius) for stenosis in vessel.stenoses]
     figures = {
         "branches": len(centerline.branches),
         "ports": len(mesh.ports),
@@ -254,6 +267,8 @@ def mesh_step(case: Case, request: PlanRequest, say: Say) -> None:
         "narrowest_mm": round(axis.narrowest, 3),
         "narrowing": round(axis.narrowing, 4),
         "stenoses": len(vessel.stenoses),
+        "aneurysms": len(aneurysms),
+        "edges_across_stenoses": [round(edges, 2) for edges in across],
         **{name: plain(value) for name, value in asdict(quality).items()},
     }
     kept = {port.name for port in mesh.ports}
@@ -261,16 +276,18 @@ def mesh_step(case: Case, request: PlanRequest, say: Say) -> None:
     case.record_step(
         "mesh",
         inputs=[IMAGE, LEVEL_SET],
-        outputs=[LUMEN, CENTERLINE, CENTERLINE_TABLE, BRANCHES, STENOSES, MESH, MESH_PICTURE, AXIS],
+        outputs=[LUMEN, CENTERLINE, CENTERLINE_TABLE, BRANCHES, STENOSES, ANEURYSMS, MESH, MESH_PICTURE, AXIS],
         settings=settings,
         figures=figures,
         notes=(
             *centerline.notes,
             *vessel.notes,
+            *(_aneurysm_note(aneurysm) for aneurysm in aneurysms),
             *([] if narrowing is None else [_NARROWING_NOTE.format(narrowing)]),
             *([_BLIND_NOTE.format(blind)] if blind else []),
             *([_HANDLES_NOTE.format(quality.handles)] if quality.handles else []),
             *mesh.notes,
+            *([_ACROSS_NOTE.format(", ".join(f"{edges:.1f}" for edges in across))] if across else []),
         ),
     )
 
@@ -291,10 +308,32 @@ def _cut(
     return trimmed, ports, centerline
 
 
-def _refined(stenosis: Stenosis, edges_across: float, trimmed: sitk.Image) -> Refinement:
-    """Shorter edges within half of a stenosis' length around its throat, which is meshed as wide as it is resolved."""
-    width = max(stenosis.diameter, 2.0 * RESOLVED_VOXELS * max(trimmed.GetSpacing()))
-    return Refinement(center=stenosis.position, reach=0.5 * stenosis.length, edge=width / edges_across)
+def _write_aneurysms(case: Case, aneurysms: Sequence[Aneurysm]) -> None:
+    write_table(
+        case.path(ANEURYSMS),
+        ("branch", "arc_length_mm", "x", "y", "z", "volume_ml", "width_mm", "vessel_diameter_mm", "kind"),
+        [
+            (
+                sac.branch,
+                f"{sac.arc_length:.3f}",
+                *(f"{value:.3f}" for value in sac.position),
+                f"{sac.volume_ml:.4f}",
+                f"{sac.width:.3f}",
+                f"{sac.vessel_diameter:.3f}",
+                "fusiform" if sac.fusiform else "saccular",
+            )
+            for sac in aneurysms
+        ],
+    )
+
+
+def _aneurysm_note(aneurysm: Aneurysm) -> str:
+    where = ", ".join(f"{value:.1f}" for value in aneurysm.position)
+    return (
+        f"{'Fusiform' if aneurysm.fusiform else 'Saccular'} aneurysm in branch {aneurysm.branch} at ({where}) mm: its "
+        f"sac holds {aneurysm.volume_ml:.2g} ml and is {aneurysm.width:.1f} mm wide; the vessel beside it "
+        f"{aneurysm.vessel_diameter:.1f} mm."
+    )
 
 
 def _write_axis(case: Case, axis: Axis) -> None:
@@ -313,6 +352,7 @@ def _write_axis(case: Case, axis: Axis) -> None:
 
 _BLIND_NOTE = "The vessels of {} end blind: they cannot be cut without cutting others."
 _HANDLES_NOTE = "The lumen has {} loops (handles); flow goes both ways around each."
+_ACROSS_NOTE = "Edges of the mesh across the throats of the stenoses, in their order (0: beyond a port): {}."
 _NARROWING_NOTE = (
     "A kept vessel is narrower (radius {:.2f} mm) than the image resolves; it is meshed as wide as the image resolves, "
     "so a stenosis there is underestimated."

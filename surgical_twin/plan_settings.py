@@ -83,10 +83,29 @@ class FlowPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The 3D runs the reduced model is trained on and held against."""
+    """The 3D runs the reduced model is trained on; the next is made where its error estimate is largest."""
 
-    beats: float = 1.4
+    beats: float = 1.75
     """Length of each run in heart beats; the first three quarters of a beat, which start from rest, are not used."""
+    most_runs: int = 8
+    """Runs at most."""
+    snapshot_every: int = 4
+    """Time steps between the snapshots that are kept of a run."""
+    pressure_goal_percent: float = 1.5
+    """No more runs are made where the pressure field's estimated error is below this in all of the range ..."""
+    velocity_goal_percent: float = 4.0
+    """... and that of the velocity field below this ..."""
+    wall_shear_goal_percent: float = 6.0
+    """... and that of the wall shear stress below this."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing."""
+        if not 1.0 <= self.beats <= 20:
+            raise ValueError("beats has to be 1 to 20: the first three quarters of a beat are not used")
+        if not 3 <= self.most_runs <= 100 or not 1 <= self.snapshot_every <= 20:
+            raise ValueError("most_runs has to be 3 to 100, and snapshot_every 1 to 20")
+        if min(self.pressure_goal_percent, self.velocity_goal_percent, self.wall_shear_goal_percent) <= 0:
+            raise ValueError("the goals have to be positive")
 
 
 class PlanSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -56,10 +56,10 @@ from surgical_twin.plan_anatomy import (
 )
 from surgical_twin.plan_anatomy import write_image as write_image
 from surgical_twin.plan_settings import read_flow
-from surgical_twin.training import FlowConditions, RunJob, planned_windkessels, run_jobs, training_conditions
+from surgical_twin.training import FlowConditions, planned_windkessels
+from surgical_twin.training_design import RunRecord, training_conditions
+from surgical_twin.training_rounds import DESIGN, Training, run_file
 from surgical_twin.units import METRES_PER_MM, PASCAL_PER_MMHG
-
-TRAINING_RUNS = ("runs/training_1.npz", "runs/training_2.npz", "runs/held_out.npz")
 
 
 @dataclass(frozen=True)
@@ -207,19 +207,36 @@ def _estimate(case: Case, request: PlanRequest, say: Say) -> None:
     case.record_step("estimate", inputs=inputs, outputs=[], settings=settings, figures=figures)
 
 
+def _training(case: Case, request: PlanRequest) -> Training:
+    plan = request.settings.training
+    return Training(
+        case=case,
+        planned=planned_conditions(case, beats=plan.beats),
+        plan=plan,
+        shared=shared_branches(read_centerline(case.require(CENTERLINE))),
+        scheduler=request.scheduler,
+    )
+
+
 def _runs(case: Case, request: PlanRequest, say: Say) -> None:
     """The 3D runs."""
     settings = {**without_none(request.settings.training), "circulation": _flow_text(case)}
     if case.is_current("runs", [MESH], settings):
         return
-    conditions = training_conditions(planned_conditions(case, beats=request.settings.training.beats))
-    jobs = [
-        RunJob(mesh=case.require(MESH), conditions=condition, result=case.path(name))
-        for condition, name in zip(conditions, TRAINING_RUNS, strict=True)
-    ]
-    run_jobs(jobs, say)
-    figures = {Path(name).stem: plain(FlowRun.load(case.path(name)).figures) for name in TRAINING_RUNS}
-    case.record_step("runs", inputs=[MESH], outputs=TRAINING_RUNS, settings=settings, figures=figures)
+    mesh = read_lumen_mesh(case.require(MESH))
+    estimate = ReducedModel.load(case.require(REDUCED), mesh.points * METRES_PER_MM, mesh.tetrahedra)
+    record = _training(case, request).make_runs(estimate.ports, say)
+    files = [run_file(number) for number in range(len(record.coordinates))]
+    figures = {Path(name).stem: plain(FlowRun.load(case.path(name)).figures) for name in files}
+    notes = (
+        [
+            f"{len(files)} 3D runs; before the last were chosen, the largest estimated error was "
+            f"{record.estimates[-1]:.2f} of its goal."
+        ]
+        if record.estimates
+        else []
+    )
+    case.record_step("runs", inputs=[MESH], outputs=[*files, DESIGN], settings=settings, figures=figures, notes=notes)
 
 
 def _flow_text(case: Case) -> str:
@@ -227,22 +244,20 @@ def _flow_text(case: Case) -> str:
 
 
 def _reduced(case: Case, request: PlanRequest, say: Say) -> None:
-    """Train the reduced model, measure it on the held-out run, and write what the display needs."""
-    inputs = [MESH, CENTERLINE, *TRAINING_RUNS]
+    """Train the reduced model, measure it on runs left out, and write what the display needs."""
+    record = RunRecord.read(case.require(DESIGN))
+    if record is None:
+        raise InputError(f"The case {case.folder} has no {DESIGN}; plan it again.")
+    inputs = [MESH, CENTERLINE, DESIGN, *(run_file(number) for number in range(len(record.coordinates)))]
     if case.is_current("reduced", inputs, {}):
         return
     mesh = read_lumen_mesh(case.require(MESH))
-    *training, held_out = (FlowRun.load(case.require(name)) for name in TRAINING_RUNS)
-    shared = shared_branches(read_centerline(case.require(CENTERLINE)))
-    model = ReducedModel.train(
-        training, mesh.points * METRES_PER_MM, mesh.tetrahedra, held_out=[held_out], shared=shared
-    )
+    model = _training(case, request).model(record)
     say(0.8)
     model.save(case.path(REDUCED))
     write_polydata(display_surface(mesh, model), case.path(SURFACE))
-    case.record_step(
-        "reduced", inputs=inputs, outputs=[REDUCED, SURFACE], settings={}, figures=plain(model.held_out[0])
-    )
+    figures = {name: max(one[name] for one in model.held_out) for name in model.held_out[0]}
+    case.record_step("reduced", inputs=inputs, outputs=[REDUCED, SURFACE], settings={}, figures=plain(figures))
 
 
 def shared_branches(centerline: Centerline) -> list[list[str]]:

@@ -34,6 +34,10 @@ class TruthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The truth's mesh, finer than the plan's."""
     beats: float = 2.2
     """Length of the 3D run; its last beat is the truth."""
+    waveform: str | None = None
+    """Another shape of inflow than the planned one, by name, on top of the harmonic that every truth is given."""
+    clamp: str | None = None
+    """An outlet that is closed at the run's beginning; the truth is then all of the run, and its last beat repeats."""
 
 
 class DropoutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -8,17 +8,18 @@ published state; nothing raises.
 An event takes one of these ways:
 
 * a pose, a touched fiducial or an R-wave is remembered (``SessionState``), the catheter's pose followed in the vessel;
-* pressure and flow samples advance the ensemble to their time and are assimilated;
+* what is measured of pressure, flow and velocity advances the ensemble to its time and is assimilated (``observing``);
 * a tick of the session's clock publishes the twin's state.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
 from registration.errors import InputError as RegistrationError
 from registration.landmarks import register_landmarks
 from streams.events import Event, Malformed
 from streams.messages import (
+    CardiacOutput,
+    DopplerVelocity,
     FiducialTouch,
     FlowSample,
     Heartbeat,
@@ -28,6 +29,7 @@ from streams.messages import (
     Note,
     PressureSamples,
     ProcedureEnd,
+    SectionFlow,
     SessionStart,
     Tick,
     ToolPose,
@@ -37,24 +39,31 @@ from streams.messages import (
     WaveformSamples,
 )
 from surgical_twin.assimilation.beat import Beat
-from surgical_twin.assimilation.flow_filter import FilterState
-from surgical_twin.assimilation.observation import ObservationError, place_variance
+from surgical_twin.assimilation.signal_watch import SignalWatch
+from surgical_twin.beat_means import FEWEST, BeatMeans, forecasts
 from surgical_twin.following import follow
+from surgical_twin.late_data import LAG_NS
+from surgical_twin.observing import (
+    MOST_SENSORS,
+    Looker,
+    beat_ended,
+    doppler_looker,
+    flow_looker,
+    observe,
+    output_looker,
+    pressure_looker,
+    section_looker,
+    with_sensor,
+)
 from surgical_twin.session_model import SessionModel
-from surgical_twin.session_state import SessionState, registered_tip, replace, tip_fix
+from surgical_twin.session_state import SessionState, jumped, registered_tip, replace
 from surgical_twin.twin_state import build_twin_state
-from surgical_twin.units import CUBIC_METRES_PER_ML
-
-Array = NDArray[np.float64]
 
 LONGEST_STEP_NS = 5_000_000_000
 """A longer silence is not integrated through: the heart's phase would be lost anyway."""
 
 FUTURE_NS = 1_000_000_000
 """A source time this far ahead of its arrival is a lying clock."""
-
-LATE_NS = 200_000_000
-"""An observation this much older than the ensemble is no longer used."""
 
 FREE_RUN_LAG_NS = 100_000_000
 """Observations have this long to arrive before the ensemble moves on without them."""
@@ -68,8 +77,7 @@ LARGEST_THINNING_NS = 400_000_000
 LAGGING_STRIDE = 4
 """It also integrates in steps so many times as long, which are still a fortieth of a beat."""
 
-GATE = 5.0
-"""Innovations beyond this many expected standard deviations are not believed."""
+NO_SIGNAL = SignalWatch()
 
 FEWEST_FIDUCIALS = 4
 """Registration starts here: three points leave no redundancy to estimate the fiducials' error from."""
@@ -121,6 +129,17 @@ class Session:
                 return self._pressure(state, message)
             case FlowSample():
                 return self._flow(state, message)
+            case SectionFlow():
+                looker = section_looker(self.model, message)
+                return self._measured(state, message.stream, message.source_time_ns, looker)
+            case DopplerVelocity():
+                looker = doppler_looker(self.model, state, message)
+                return self._measured(state, message.stream, message.source_time_ns, looker)
+            case CardiacOutput():
+                if message.port is None:
+                    return state  # only a part of it passes the vessel
+                looker = output_looker(self.model, message)
+                return self._measured(state, message.stream, message.source_time_ns, looker)
             case ProcedureEnd():
                 return replace(state, ended=True)
             case Heartbeat() | VitalSign() | WaveformSamples() | ImageFrame() | Note():
@@ -139,6 +158,8 @@ class Session:
         if known is not None and pose.source_time_ns < known.source_time_ns:
             return state.counting(late=1)
         state = replace(state, poses={**state.poses, pose.tool: pose})
+        if known is not None and pose.tool == state.tool and jumped(known, pose):
+            state = self._doubted(state, pose.source_time_ns)
         if self.model.lumen is None or state.registration is None or not pose.valid or pose.tool != state.tool:
             return state
         following = follow(
@@ -150,6 +171,13 @@ class Session:
             correct=self.model.settings.follow_lumen,
         )
         return state if following is state.following else replace(state, following=following)
+
+    def _doubted(self, state: SessionState, time_ns: int) -> SessionState:
+        """The session after the patient or the tracker's reference was pushed: the registration is less than it was."""
+        state = replace(state, doubted_ns=time_ns, following=None, taken=(), checkpoints=())
+        if state.ensemble is None:
+            return state
+        return replace(state, ensemble=self.model.filter.displaced(state.ensemble))
 
     def _touch(self, state: SessionState, touch: FiducialTouch) -> SessionState:
         if touch.fiducial not in self.model.fiducials:
@@ -167,7 +195,19 @@ class Session:
         except RegistrationError as error:
             # The last good registration stays, and the state says why there is no newer one.
             return replace(state, registration_problem=str(error))
-        return replace(state, registration=registration, registration_problem=None, following=None)
+        state = replace(
+            state,
+            registration=registration,
+            registration_problem=None,
+            registrations=state.registrations + 1,
+            doubted_ns=None,
+            following=None,
+        )
+        if state.ensemble is None:
+            return state
+        # What pressures said of the old registration's error is nothing to the new one.
+        ensemble = self.model.filter.with_registration(state.ensemble, state.registrations)
+        return replace(state, ensemble=ensemble, taken=(), checkpoints=())
 
     def _trigger(self, state: SessionState, trigger: Trigger) -> SessionState:
         if trigger.kind != "r_wave":
@@ -179,13 +219,14 @@ class Session:
                 step = trigger.source_time_ns // self.model.filter.step_ns
                 state = replace(state, ensemble=replace(state.ensemble, step=step))
             return replace(state, beat=beat)
-        return replace(state, beat=state.beat.next(trigger.source_time_ns))
-
-    def _running(self, state: SessionState) -> tuple[FilterState, Beat]:
-        """The ensemble and the beat of a session that is known to have both."""
-        if state.ensemble is None or state.beat is None:
-            raise AssertionError("the session has no ensemble to correct")
-        return state.ensemble, state.beat
+        beat = state.beat.next(trigger.source_time_ns)
+        if beat is state.beat:
+            return state
+        state = beat_ended(self.model, replace(state, beat=beat), trigger.source_time_ns)
+        if state.means is None or state.means.count < FEWEST or state.ensemble is None:
+            return replace(state, means=None)
+        said = forecasts(self.model, state.means, state.ensemble, beat.period_ns * 1e-9)
+        return replace(state, means=None, forecasts=said)
 
     def _advance(self, state: SessionState, time_ns: int) -> SessionState:
         """Bring the ensemble to a time, if it is running and the time is not behind it."""
@@ -194,15 +235,10 @@ class Session:
         model_filter = self.model.filter
         step = time_ns // model_filter.step_ns
         if (step - state.ensemble.step) * model_filter.step_ns > LONGEST_STEP_NS:
-            return replace(state, ensemble=replace(state.ensemble, step=step)).counting(gaps=1)
+            moved = replace(state.ensemble, step=step)
+            return replace(state, ensemble=moved, taken=(), checkpoints=()).counting(gaps=1)
         stride = LAGGING_STRIDE if state.lag_ns > THIN_ABOVE_NS else 1
         return replace(state, ensemble=model_filter.advance(state.ensemble, step, state.beat, stride=stride))
-
-    def _usable_time(self, state: SessionState, time_ns: int) -> bool:
-        """Whether the ensemble runs and an observation of this time can still be used."""
-        if state.ensemble is None or state.beat is None:
-            return False
-        return time_ns >= state.ensemble.step * self.model.filter.step_ns - LATE_NS
 
     def _spared(self, state: SessionState, stream: str, time_ns: int) -> bool:
         """Whether the filter does without an observation because the session lags behind.
@@ -219,90 +255,43 @@ class Session:
     def _pressure(self, state: SessionState, samples: PressureSamples) -> SessionState:
         count = len(samples.values_mmhg)
         middle_ns = samples.source_time_ns + samples.sample_period_ns * (count - 1) // 2
-        mean = sum(samples.values_mmhg) / count
-        if middle_ns >= state.measured_ns:
+        # A line at a port is not the catheter: where the catheter is follows a sensor at a tool's tip.
+        shown = samples.tool is not None or (samples.port is None and state.tool is None)
+        if middle_ns >= state.measured_ns and shown:
             following = state.following if samples.tool == state.tool else None
+            mean = sum(samples.values_mmhg) / count
             state = replace(state, measured_mmhg=mean, measured_ns=middle_ns, tool=samples.tool, following=following)
-        if state.beat is None or state.ensemble is None:
-            return state
-        if not self._usable_time(state, middle_ns):
-            return state.counting(late=1)
-        if self._spared(state, samples.stream, middle_ns):
-            return state.counting(thinned=1)
-        state = self._advance(replace(state, used_ns={**state.used_ns, samples.stream: middle_ns}), middle_ns)
-        fix = tip_fix(state, samples.tool, middle_ns)
-        if fix is None:
-            return state.refusing("tip_unknown", middle_ns)
-        model = self.model
-        place = model.place(fix.position)
-        reach = 1.0 + 2.0 * float(np.sqrt(np.linalg.eigvalsh(fix.covariance)[-1]))
-        if place.outside_mm[0] > reach:
-            return state.refusing("tip_outside_lumen", middle_ns)
-        ports = self._running(state)[0].ports
-        predicted = place.pressure(ports)[:, 0]
-        error = ObservationError(
-            sensor=model.settings.pressure_noise_mmhg**2 / count,
-            place=place_variance(place.mean_gradient(ports)[0], fix.covariance),
-            model=float(model.model_error_mmhg(place, ports)[0]) ** 2,
-        )
-        interval_s = count * samples.sample_period_ns * 1e-9
-        evidence = error.as_evidence(
-            interval_s=interval_s,
-            place_correlation_s=model.settings.place_correlation_s,
-            model_correlation_s=model.settings.model_correlation_s,
-        )
-        return self._assimilate(state, predicted, mean, error.single, evidence, middle_ns, "pressure_implausible")
+        if samples.tool is not None or samples.port is not None:
+            signal = state.signals.get(samples.sensor, NO_SIGNAL)
+            if len(state.signals) < MOST_SENSORS or samples.sensor in state.signals:
+                signal = signal.see(samples.source_time_ns, samples.sample_period_ns, samples.values_mmhg)
+                state = replace(state, signals={**state.signals, samples.sensor: signal})
+        if samples.tool is None and samples.port not in self.model.port_names:
+            return state.refusing("place_unknown", middle_ns)
+        state = with_sensor(self.model, state, samples)
+        return self._measured(state, samples.stream, middle_ns, pressure_looker(self.model, state, samples, middle_ns))
 
     def _flow(self, state: SessionState, sample: FlowSample) -> SessionState:
         if sample.port not in self.model.port_names:
             return state.counting(unexpected=1)
+        return self._measured(state, sample.stream, sample.source_time_ns, flow_looker(self.model, sample))
+
+    def _measured(self, state: SessionState, stream: str, time_ns: int, looker: Looker) -> SessionState:
+        """Bring the ensemble to the time of a measurement and take it."""
         if state.beat is None or state.ensemble is None:
             return state
-        if not self._usable_time(state, sample.source_time_ns):
+        if time_ns < state.ensemble.step * self.model.filter.step_ns - LAG_NS:
             return state.counting(late=1)
-        time_ns = sample.source_time_ns
-        if self._spared(state, sample.stream, time_ns):
+        if self._spared(state, stream, time_ns):
             return state.counting(thinned=1)
-        state = self._advance(replace(state, used_ns={**state.used_ns, sample.stream: time_ns}), time_ns)
-        predicted = self.model.port_flow(self._running(state)[0].ports)[:, self.model.port_names.index(sample.port)]
-        predicted = predicted / CUBIC_METRES_PER_ML
-        model_deviation = self.model.flow_error_ml_s[self.model.port_names.index(sample.port)]
-        error = ObservationError(
-            sensor=max(sample.deviation_ml_s, 1e-3) ** 2, place=0.0, model=float(model_deviation) ** 2
-        )
-        evidence = error.as_evidence(
-            interval_s=self.model.settings.flow_interval_s,
-            place_correlation_s=0.0,
-            model_correlation_s=self.model.settings.model_correlation_s,
-        )
-        return self._assimilate(
-            state, predicted, sample.flow_ml_s, error.single, evidence, sample.source_time_ns, "flow_implausible"
-        )
-
-    def _assimilate(
-        self,
-        state: SessionState,
-        predicted: Array,
-        observed: float,
-        single: float,
-        evidence: float,
-        time_ns: int,
-        reason: str,
-    ) -> SessionState:
-        """Judge an observation against the ensemble, and use it unless it is beyond belief."""
-        ensemble, beat = self._running(state)
-        normalized = float(self.model.filter.judge(predicted, observed, single).normalized[0])
-        state = replace(state, normalized_innovation=normalized)
-        if not abs(normalized) <= GATE:
-            return state.refusing(reason, time_ns)
-        if not self.model.settings.assimilate:
-            return state
-        ensemble = self.model.filter.assimilate(ensemble, predicted, observed, evidence, beat)
-        return replace(state, ensemble=ensemble).counting(assimilated=1)
+        state = self._advance(replace(state, used_ns={**state.used_ns, stream: time_ns}), time_ns)
+        return observe(self.model, state, time_ns, looker)
 
     def _publish(self, state: SessionState, tick: Tick) -> tuple[SessionState, tuple[TwinState, ...]]:
         # Without observations nothing else moves the ensemble: let the model run on, so that what is shown is
         # a forecast for now and not the past.
         state = self._advance(replace(state, lag_ns=tick.lag_ns), tick.source_time_ns - FREE_RUN_LAG_NS)
+        if state.ensemble is not None and state.beat is not None:
+            state = replace(state, means=BeatMeans.adding(state.means, self.model, state.ensemble))
         message = build_twin_state(self.model, state, tick.source_time_ns)
         return replace(state, published=state.published + 1), (message,)

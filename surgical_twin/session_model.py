@@ -1,8 +1,9 @@
 """What a session reads from the case and never changes: the trained model, the planned points, the settings."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 from meshes.files import read_lumen_mesh
 from registration.lumen.tracking import LumenTracker
 from registration.point_files import read_point_file
-from surgical_twin.assimilation.flow_filter import FlowFilter
-from surgical_twin.case import AXIS, FIDUCIALS, MESH, REDUCED, Case
+from surgical_twin.assimilation.flow_filter import FilterSettings, FlowFilter
+from surgical_twin.assimilation.mesh_losses import mesh_drop_deviation
+from surgical_twin.case import AXIS, BRANCHES, FIDUCIALS, MESH, REDUCED, Case, read_table
 from surgical_twin.flow.field_decoder import FieldDecoder, PointOperator
 from surgical_twin.flow.port_model import PortParameters, PortState
 from surgical_twin.flow.reduced import ReducedModel
@@ -21,6 +23,10 @@ from surgical_twin.registration_inputs import read_branch_tree
 from surgical_twin.units import CUBIC_METRES_PER_ML, METRES_PER_MM, PASCAL_PER_MMHG
 
 Array = NDArray[np.float64]
+
+
+REACH_MM = 1.0
+"""So far from a station of the centerline pressure is taken to change as it does there."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,8 @@ class SessionSettings:
     drop_uncertainty: float = 0.05
     """Relative uncertainty of the pressure drop inside the lumen that one factor on the whole tree (the filter's
     ``drop_factor``) does not take up: the wall is not wrong by the same everywhere."""
-    shape_uncertainty: float = 0.05
-    """How far the patient's inflow may be from the planned shape, as a share of the mean flow."""
+    shape_uncertainty: float = 0.02
+    """How far the patient's inflow may be from all shapes that the filter can learn, as a share of the mean flow."""
     follow_lumen: bool = False
     """Whether the registration's drift, as the catheter's way through the lumen shows it, is taken out of the tip's
     position."""
@@ -102,6 +108,10 @@ class SessionModel:
     settings: SessionSettings
     lumen: LumenTracker | None = None
     """What follows the catheter through the vessel tree; None where there is no tree."""
+    outlets_behind: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    """By branch: which outlets (N,) its blood goes to."""
+    _decoded: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """The ensemble decoded last, and its coefficients: only what would be computed again."""
 
     @classmethod
     def load(cls, case: Case, settings: SessionSettings | None = None) -> "SessionModel":
@@ -124,7 +134,7 @@ class SessionModel:
         return cls(
             case_hash=case.session_hash(),
             reduced=reduced,
-            filter=FlowFilter(reduced.ports, waveform, planned),
+            filter=FlowFilter(reduced.ports, waveform, planned, filter_settings(case)),
             waveform=waveform,
             fiducials=read_point_file(case.require(FIDUCIALS)).by_name(),
             axis=Place.of(reduced, stations),
@@ -133,6 +143,7 @@ class SessionModel:
             pressure_error_mmhg=reduced.port_pressure_error / PASCAL_PER_MMHG,
             settings=chosen,
             lumen=LumenTracker(read_branch_tree(case)),
+            outlets_behind=outlets_behind(case, outlets),
         )
 
     @cached_property
@@ -145,13 +156,32 @@ class SessionModel:
         impedance = 1.0 / np.sum(1.0 / (planned.proximal_resistance + distal))
         return float(self.settings.shape_uncertainty * self.waveform.mean * abs(impedance)) / PASCAL_PER_MMHG
 
+    def coefficients(self, ports: PortState) -> Array:
+        """(members, K) Pa: the decoder's of an ensemble, which is asked several times about one."""
+        known = self._decoded.get("ports")
+        if known is not ports:
+            self._decoded["ports"], self._decoded["coefficients"] = ports, self.reduced.decoder.coefficients(ports)
+        return cast(Array, self._decoded["coefficients"])
+
+    def pressure_at(self, place: "Place", ports: PortState) -> Array:
+        """(members, n) mmHg at the points of a place."""
+        return place.operator.pressure(self.coefficients(ports)) / PASCAL_PER_MMHG
+
+    def mean_gradient(self, place: "Place", ports: PortState) -> Array:
+        """(3,) mmHg/mm, of the ensemble's mean at a place of one point."""
+        mean = self.coefficients(ports).mean(axis=0, keepdims=True)
+        gradient: Array = place.operator.gradient(mean)[0, 0] * METRES_PER_MM / PASCAL_PER_MMHG
+        return gradient
+
     def model_error_mmhg(self, place: "Place", ports: PortState) -> Array:
         """(n,) standard deviation of the model's error in pressure at the points of a place.
 
         Of three parts: the reduced model against held-out 3D runs; the 3D model against the patient, as a share of the
         pressure drop from the inlet; and the inflow's unknown shape.
         """
-        drop = (place.pressure(ports) - ports.inlet_pressure[:, None] / PASCAL_PER_MMHG).mean(axis=0)
+        # Of the members' mean, and so of their mean coefficients; the first one is the inlet's pressure.
+        mean = self.coefficients(ports).mean(axis=0)
+        drop = (place.operator.modes @ mean - mean[0]) / PASCAL_PER_MMHG
         return self.with_discrepancy(place.error_mmhg, drop)
 
     def port_error_mmhg(self, ports: PortState) -> Array:
@@ -168,6 +198,48 @@ class SessionModel:
         """What the model says at points (n, 3) mm, LPS."""
         return Place.of(self.reduced, points)
 
+    @cached_property
+    def along_vessel(self) -> "PointOperator | None":
+        """Pressure at the stations of the vessel's centerline; None where there is none."""
+        if self.lumen is None:
+            return None
+        return self.reduced.decoder.point_operator(self.lumen.tree.points * METRES_PER_MM)
+
+    @cached_property
+    def _slopes(self) -> Array:
+        """(stations, K) 1/mm: change of the pressure modes along the centerline."""
+        assert self.lumen is not None
+        assert self.along_vessel is not None
+        tangents = self.lumen.tree.tangents
+        slopes: Array = np.einsum("njk,nj->nk", self.along_vessel.mode_gradients, tangents) * METRES_PER_MM
+        return slopes
+
+    def pressure_near(self, place: "Place", ports: PortState, position: Array, moved: Array) -> Array:
+        """(members,) mmHg: pressure at a point that each member has somewhere else.
+
+        Args:
+            place: of the point.
+            ports: the ensemble.
+            position: (3,) mm, the point.
+            moved: (members, 3) mm from there.
+        """
+        coefficients = self.coefficients(ports)
+        here = (coefficients @ place.operator.modes[0]) / PASCAL_PER_MMHG
+        if self.lumen is None or self.along_vessel is None:
+            gradient = place.operator.gradient(coefficients.mean(axis=0, keepdims=True))[0, 0]
+            linear: Array = here + moved @ gradient * METRES_PER_MM / PASCAL_PER_MMHG
+            return linear
+        tree = self.lumen.tree
+        places = np.vstack([position, position + moved])
+        near = tree.tree.query(places)[1]
+        beside = np.einsum("nj,nj->n", places - tree.points[near], tree.tangents[near])
+        # Beyond its half of the way to the next station a place is nearest to that one, but for a vessel's ends.
+        beside = np.clip(beside, -REACH_MM, REACH_MM)
+        modes = self.along_vessel.modes[near] + beside[:, None] * self._slopes[near]
+        change = ((modes[1:] - modes[0]) * coefficients).sum(axis=1)
+        along: Array = here + change / PASCAL_PER_MMHG
+        return along
+
     def port_flow(self, ports: PortState) -> Array:
         """(members, ports) m^3/s: into the inlet, out of the outlets."""
         return np.column_stack([ports.inflow, ports.flow])
@@ -175,6 +247,26 @@ class SessionModel:
     def port_pressure(self, ports: PortState) -> Array:
         """(members, ports) Pa."""
         return np.column_stack([ports.inlet_pressure, ports.outlet_pressure])
+
+
+def outlets_behind(case: Case, outlets: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
+    """By branch: which outlets (N,) its blood goes to."""
+    rows = {row["branch"]: row for row in read_table(case.require(BRANCHES))}
+    behind = {name: np.zeros(len(outlets), dtype=bool) for name in rows}
+    for row in rows.values():
+        if row["port"] not in outlets:
+            continue
+        name = row["branch"]
+        while name in rows:
+            behind[name][outlets.index(row["port"])] = True
+            name = rows[name]["parent"]
+    return behind
+
+
+def filter_settings(case: Case) -> FilterSettings:
+    """The filter's settings for a case: its losses are known less, the more coarsely its stenoses are meshed."""
+    usual = FilterSettings()
+    return replace(usual, drop_deviation=float(np.hypot(usual.drop_deviation, mesh_drop_deviation(case))))
 
 
 def flow_error(

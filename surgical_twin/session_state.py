@@ -1,18 +1,26 @@
 """What the session remembers between two events, and where that puts the tip."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from registration.landmarks import LandmarkRegistration
+from registration.pose_error import PoseError
 from streams.events import SequenceWatch
-from streams.messages import IntakeReport, SessionStart, ToolPose
+from streams.messages import Forecast, IntakeReport, SessionStart, ToolPose
 from surgical_twin.assimilation.beat import Beat
 from surgical_twin.assimilation.flow_filter import FilterState
+from surgical_twin.assimilation.self_watch import SelfWatch
+from surgical_twin.assimilation.sights import displacements, error_factor
+from surgical_twin.assimilation.signal_watch import SignalWatch
+from surgical_twin.beat_means import BeatMeans
 from surgical_twin.following import Following
+from surgical_twin.late_data import Taken
 
 Array = NDArray[np.float64]
 
@@ -35,7 +43,42 @@ def replace[T](value: T, **changes: Any) -> T:
 
 @dataclass(frozen=True)
 class TipFix:
-    """Where a tool's tip is, in image space."""
+    """Where a tool's tip is, in image space, as fiducials put it, and the lumen where the case wants it."""
+
+    position: Array
+    """(3,) mm, LPS"""
+    error: PoseError
+    """of the registration"""
+    tracker_variance: float
+    """mm^2 per axis"""
+
+    @property
+    def covariance(self) -> Array:
+        """(3, 3) mm^2: registration and tracker together."""
+        total: Array = self.error.point_covariance(self.position) + np.eye(3) * self.tracker_variance
+        return total
+
+    @cached_property
+    def factor(self) -> Array:
+        """(6, 6) `error_factor` of the registration's error."""
+        return error_factor(self.error)
+
+    def shown(self, ensemble: FilterState | None) -> "ShownTip":
+        """The tip with what the pressures measured along the vessel say of the registration."""
+        if ensemble is None:
+            covariance = self.error.point_covariance(self.position)
+            return ShownTip(self.position, self.covariance, float(np.sqrt(np.trace(covariance))))
+        moved = displacements(ensemble, self.position, self.factor, self.error.center)
+        middle = moved.mean(axis=0)
+        away = moved - middle
+        covariance = away.T @ away / (len(moved) - 1)
+        tracker = np.eye(3) * self.tracker_variance
+        return ShownTip(self.position + middle, covariance + tracker, float(np.sqrt(np.trace(covariance))))
+
+
+@dataclass(frozen=True)
+class ShownTip:
+    """Where a tool's tip is by all that is known."""
 
     position: Array
     """(3,) mm, LPS"""
@@ -73,6 +116,19 @@ class SessionState:
     """How far the session was behind its messages at the last tick."""
     used_ns: Mapping[str, int] = field(default_factory=dict)
     """Per stream: time of the last observation that was given to the filter."""
+    doubted_ns: int | None = None
+    """When the tip last jumped as no catheter does; None where it did not since the last registration."""
+    registrations: int = 0
+    """How often the patient was registered."""
+    taken: tuple[Taken, ...] = ()
+    """The last observations, for those that come late."""
+    checkpoints: tuple[FilterState, ...] = ()
+    """The ensemble at the last R-waves, the newest last."""
+    watching: SelfWatch = field(default_factory=SelfWatch)
+    signals: Mapping[str, SignalWatch] = field(default_factory=dict)
+    """By pressure sensor."""
+    means: BeatMeans | None = None
+    forecasts: tuple[Forecast, ...] = ()
     intake: IntakeReport | None = None
     """What the intake last said of the streams: silent ones, losses, clocks."""
     published: int = 0
@@ -88,6 +144,25 @@ class SessionState:
     def refusing(self, reason: str, time_ns: int) -> "SessionState":
         """The state after an observation was refused for a reason."""
         return replace(self, refused={**self.refused, reason: time_ns}).counting(refused=1)
+
+
+FASTEST_MM_S = 200.0
+"""A catheter's tip is not moved faster by hand."""
+
+JUMP_MM = 4.0
+"""Beyond what the tracker's noise makes of a tip at rest."""
+
+LONGEST_STEP_NS = 250_000_000
+"""Poses farther apart in time show no jump."""
+
+
+def jumped(before: ToolPose, after: ToolPose) -> bool:
+    """Whether a tip moved as no catheter does: the patient, the tracker or its reference was pushed."""
+    elapsed = after.source_time_ns - before.source_time_ns
+    if not (before.valid and after.valid and 0 < elapsed < LONGEST_STEP_NS):
+        return False
+    noise = max(before.error or 0.0, after.error or 0.0, TRACKER_ERROR_MM)
+    return math.dist(before.position, after.position) > JUMP_MM + 6.0 * noise + FASTEST_MM_S * elapsed * 1e-9
 
 
 def registered_tip(registration: LandmarkRegistration, pose: ToolPose) -> Array:
@@ -109,5 +184,4 @@ def tip_fix(state: SessionState, tool: str | None, time_ns: int) -> TipFix | Non
         drift = state.following.drift
         position, error = drift.correction[:3, :3] @ position + drift.correction[:3, 3], drift.error
     deviation = TRACKER_ERROR_MM if pose.error is None else pose.error / np.sqrt(3.0)
-    covariance = error.point_covariance(position)
-    return TipFix(position, covariance + np.eye(3) * deviation**2, float(np.sqrt(np.trace(covariance))))
+    return TipFix(position, error, float(deviation) ** 2)

@@ -45,6 +45,12 @@ SHAPE_CHANGE = 0.06
 
 SPIN_UP_BEATS = 12
 
+START_UP_S = 0.06
+"""A run begins from rest; what it shows before this time is no patient's."""
+
+CLAMPED = 20.0
+"""A clamped outlet lets through what a bed of so many times the resistance would: collaterals and leaks stay."""
+
 FINER = 2
 """The truth may always have this many times the plan's tetrahedra."""
 
@@ -61,6 +67,8 @@ class Truth:
     """(ns,) mm along the catheter's path from the inlet"""
     pressure_mmhg: Array
     """(nt, ns) on the path"""
+    velocity_mm_s: Array
+    """(nt, ns, 3) on the path, LPS"""
     port_names: tuple[str, ...]
     port_pressure_mmhg: Array
     """(nt, ports)"""
@@ -71,26 +79,45 @@ class Truth:
     figures: dict[str, float]
     """Of the 3D run, for the report."""
 
+    @property
+    def transient_s(self) -> float:
+        """How long a change lasts before the last beat, which repeats; 0 for a periodic truth."""
+        return float(self.time[-1]) - self.period
+
     def pressure_at(self, time_s: float, distance: float) -> float:
         """Pressure [mmHg] on the path, at any time since an R-wave."""
-        column = [float(np.interp(distance, self.distance, row)) for row in self._rows(time_s)]
-        return self._between(time_s, column)
+        upper, weight = self._between(time_s)
+        ends = [float(np.interp(distance, self.distance, self.pressure_mmhg[row])) for row in (upper - 1, upper)]
+        return ends[0] * (1 - weight) + ends[1] * weight
+
+    def velocity_at(self, time_s: float, distance: float) -> Array:
+        """(3,) velocity [mm/s] on the path, at any time since an R-wave."""
+        upper, weight = self._between(time_s)
+        column = self.velocity_mm_s[upper - 1] * (1 - weight) + self.velocity_mm_s[upper] * weight
+        return np.array([float(np.interp(distance, self.distance, column[:, axis])) for axis in range(3)])
 
     def flow_at(self, time_s: float, port: str) -> float:
         """Flow [mL/s] through a port at any time since an R-wave."""
         index = self.port_names.index(port)
-        return float(np.interp(time_s % self.period, self.time, self.port_flow_ml_s[:, index]))
+        return float(np.interp(self._phase(time_s), self.time, self.port_flow_ml_s[:, index]))
 
-    def _rows(self, time_s: float) -> tuple[Array, Array]:
-        upper = int(np.clip(np.searchsorted(self.time, time_s % self.period), 1, len(self.time) - 1))
-        return self.pressure_mmhg[upper - 1], self.pressure_mmhg[upper]
+    def port_pressure_at(self, time_s: float, port: str) -> float:
+        """Pressure [mmHg] of a port at any time since an R-wave."""
+        index = self.port_names.index(port)
+        return float(np.interp(self._phase(time_s), self.time, self.port_pressure_mmhg[:, index]))
 
-    def _between(self, time_s: float, ends: list[float]) -> float:
-        phase = time_s % self.period
+    def _phase(self, time_s: float) -> float:
+        """The time of the table that holds at a time: the last beat repeats."""
+        if 0.0 <= time_s < self.transient_s:
+            return time_s
+        return self.transient_s + (time_s - self.transient_s) % self.period
+
+    def _between(self, time_s: float) -> tuple[int, float]:
+        """The row at or after a time, and its weight against the one before."""
+        phase = self._phase(time_s)
         upper = int(np.clip(np.searchsorted(self.time, phase), 1, len(self.time) - 1))
-        step = self.time[upper] - self.time[upper - 1]
-        weight = (phase - self.time[upper - 1]) / step
-        return float(ends[0] * (1 - weight) + ends[1] * weight)
+        step = float(self.time[upper] - self.time[upper - 1])
+        return upper, (phase - float(self.time[upper - 1])) / step
 
 
 def hidden_conditions(case: Case, settings: TruthSettings, seed: int) -> tuple[FlowConditions, dict[str, float]]:
@@ -112,6 +139,10 @@ def hidden_conditions(case: Case, settings: TruthSettings, seed: int) -> tuple[F
     drawn_inflow = float(np.exp(INFLOW_SPREAD * generator.normal()))
     compliance = drawn_compliance if settings.compliance is None else settings.compliance
     inflow = drawn_inflow if settings.inflow is None else settings.inflow
+    if settings.clamp is not None:
+        if settings.clamp not in resistance:
+            raise InputError(f"truth.clamp = {settings.clamp} is no outlet; there are {', '.join(resistance)}.")
+        resistance[settings.clamp] *= CLAMPED
     factors = {f"resistance_factor.{name}": factor for name, factor in resistance.items()}
     factors |= {f"compliance_factor.{name}": compliance for name in planned.windkessels}
     factors |= {"inflow_factor": inflow}
@@ -128,7 +159,7 @@ def hidden_conditions(case: Case, settings: TruthSettings, seed: int) -> tuple[F
     }
     return (
         FlowConditions(
-            waveform=planned.waveform,
+            waveform=settings.waveform or planned.waveform,
             mean_flow=planned.mean_flow * inflow,
             period=planned.period,
             windkessels=windkessels,
@@ -178,13 +209,14 @@ def make_truth(case: Case, axis: Axis, settings: TruthSettings, seed: int, say: 
         "reduced": file_hash(case.require(REDUCED)),
     }
     key = json.dumps(described, sort_keys=True)
-    result = folder / f"truth_{seed}.npz"
+    name = f"{seed}" if settings.clamp is None else f"{seed}_clamped"
+    result = folder / f"truth_{name}.npz"
     if result.is_file():
         known = load_truth(result, key)
         if known is not None:
             return known
     conditions, factors = hidden_conditions(case, settings, seed)
-    mesh_path, run_path = folder / "mesh.vtu", folder / f"run_{seed}.npz"
+    mesh_path, run_path = folder / f"mesh_{name}.vtu", folder / f"run_{name}.npz"
     coarse = read_lumen_mesh(case.require(MESH))
     level_set = _real_lumen(case, settings)
     allowed = max(settings.max_tetrahedra, FINER * len(coarse.tetrahedra))
@@ -196,11 +228,13 @@ def make_truth(case: Case, axis: Axis, settings: TruthSettings, seed: int, say: 
         )
     write_lumen_mesh(mesh, mesh_path)
     say(0.05)
+    # A clamp is closed at the run's beginning, on the circulation as it was without it.
+    before = msgspec.structs.replace(settings, clamp=None)
     job = RunJob(
         mesh=mesh_path,
         conditions=conditions,
         result=run_path,
-        capacitor_pressure=periodic_start(case, conditions),
+        capacitor_pressure=periodic_start(case, hidden_conditions(case, before, seed)[0]),
     )
     run_jobs([job], lambda fraction: say(0.05 + 0.93 * fraction))
     run = FlowRun.load(run_path)
@@ -211,7 +245,7 @@ def make_truth(case: Case, axis: Axis, settings: TruthSettings, seed: int, say: 
         "min_scaled_jacobian": float(quality.min_scaled_jacobian),
         **{name: float(value) for name, value in run.figures.items() if isinstance(value, int | float)},
     }
-    truth = last_beat(run, mesh.points, mesh.tetrahedra, axis, factors, figures)
+    truth = last_beat(run, mesh.points, mesh.tetrahedra, axis, factors, figures, whole=settings.clamp is not None)
     save_truth(truth, result, key)
     run_path.unlink()
     return truth
@@ -251,8 +285,10 @@ def last_beat(
     axis: Axis,
     factors: dict[str, float],
     figures: dict[str, float],
+    *,
+    whole: bool = False,
 ) -> Truth:
-    """Cut the last beat out of a 3D run and close it.
+    """Cut the last beat out of a 3D run and close it; of a ``whole`` run keep also what leads up to it.
 
     What the beat's end differs from its beginning is taken out linearly over the beat and reported as
     ``periodicity_mmhg``: the truth has to repeat without a jump.
@@ -262,6 +298,10 @@ def last_beat(
     begin = np.floor(begin / period + 1e-9) * period  # an R-wave, so that the phase is right
     steps = round(period / float(np.median(np.diff(run.time))))
     time = np.linspace(0.0, period, steps + 1)
+    if whole:  # its first moments, in which the blood sets off from rest, are no patient's
+        beats = round(begin / period)
+        time = np.linspace(0.0, (beats + 1) * period, (beats + 1) * steps + 1)
+        time, begin = time[time >= START_UP_S], 0.0
     distance = np.linspace(0.0, float(axis.distance[-1]), 4 * len(axis.stations()))
     located = MeshLocator(points, tetrahedra).locate(axis.at(distance))
     on_path = np.einsum("tnc,nc->tn", np.asarray(run.pressure, dtype=float)[:, located.vertices], located.weights)
@@ -270,19 +310,30 @@ def last_beat(
         cut: Array = CubicSpline(when, values)(begin + time)
         return cut
 
+    in_cells = np.asarray(run.velocity, dtype=float)[:, located.vertices]
+    velocity = beat(run.snapshot_time, np.einsum("tncj,nc->tnj", in_cells, located.weights)) / METRES_PER_MM
     pressure = beat(run.snapshot_time, on_path) / PASCAL_PER_MMHG
     port_pressure = beat(run.time, run.port_pressure) / PASCAL_PER_MMHG
     port_flow = beat(run.time, run.port_flow) * 1e6
-    gap = float(np.abs(pressure[-1] - pressure[0]).max())
-    share = (time / period - 0.5)[:, None]
+    first = int(np.argmin(np.abs(time - (time[-1] - period))))
+    gap = float(np.abs(pressure[-1] - pressure[first]).max())
+    # Of a whole run the part before its last beat stays as it is, and only the last beat is bent.
+    share = np.clip((time - time[first]) / period, 0.0, None)[:, None] - (0.0 if whole else 0.5)
+
+    def closed(values: Array) -> Array:
+        flat = values.reshape(len(values), -1)
+        made: Array = (flat - share * (flat[-1] - flat[first])).reshape(values.shape)
+        return made
+
     return Truth(
         period=period,
         time=time,
         distance=distance,
-        pressure_mmhg=pressure - share * (pressure[-1] - pressure[0]),
+        pressure_mmhg=closed(pressure),
+        velocity_mm_s=closed(velocity),
         port_names=run.port_names,
-        port_pressure_mmhg=port_pressure - share * (port_pressure[-1] - port_pressure[0]),
-        port_flow_ml_s=port_flow - share * (port_flow[-1] - port_flow[0]),
+        port_pressure_mmhg=closed(port_pressure),
+        port_flow_ml_s=closed(port_flow),
         factors=factors,
         figures={**figures, "periodicity_mmhg": gap},
     )
@@ -299,6 +350,7 @@ def save_truth(truth: Truth, path: Path, key: str) -> None:
             time=truth.time,
             distance=truth.distance,
             pressure_mmhg=truth.pressure_mmhg,
+            velocity_mm_s=truth.velocity_mm_s,
             port_names=np.array(truth.port_names),
             port_pressure_mmhg=truth.port_pressure_mmhg,
             port_flow_ml_s=truth.port_flow_ml_s,
@@ -323,6 +375,7 @@ def load_truth(path: Path, key: str | None = None) -> Truth | None:
                 time=data["time"],
                 distance=data["distance"],
                 pressure_mmhg=data["pressure_mmhg"],
+                velocity_mm_s=data["velocity_mm_s"],
                 port_names=tuple(str(name) for name in data["port_names"]),
                 port_pressure_mmhg=data["port_pressure_mmhg"],
                 port_flow_ml_s=data["port_flow_ml_s"],

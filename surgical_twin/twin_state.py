@@ -7,18 +7,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.messages import Estimate, TwinState
-from surgical_twin.assimilation.observation import place_variance
+from streams.messages import (
+    Consistency,
+    Estimate,
+    RegistrationOffset,
+    SensorState,
+    TwinState,
+    UncertaintyParts,
+)
+from surgical_twin.assimilation.flow_filter import (
+    BIAS,
+    DAMPING,
+    DRIFT,
+    FREQUENCY,
+    REGISTRATION_COLUMNS,
+    SENSOR_COLUMNS,
+    FilterState,
+)
+from surgical_twin.assimilation.self_watch import DAMPED, DISTORTED, MOVED, SelfWatch, nis_bounds
+from surgical_twin.assimilation.sights import displacements
+from surgical_twin.intervals import estimate, estimates
 from surgical_twin.session_model import SessionModel
-from surgical_twin.session_state import SessionState, tip_fix
+from surgical_twin.session_state import SessionState, ShownTip, TipFix, tip_fix
 from surgical_twin.units import CUBIC_METRES_PER_ML, PASCAL_PER_MMHG
 
 Array = NDArray[np.float64]
 
 STREAM = "twin"
-
-NORMAL_95 = 1.959963984540054
-"""A normal variable lies within this many standard deviations of its mean with 95 % probability."""
 
 STALE_NS = 500_000_000
 """Continuous streams older than this are stale."""
@@ -36,30 +51,6 @@ RANGE_LIMIT = 0.25
 """The reduced model is not vouched for when flows leave the trained range by this share of its width."""
 
 
-def estimate(members: Array, model_deviation: float = 0.0) -> Estimate:
-    """Mean and 95 % interval of an ensemble whose members all share a model error.
-
-    Args:
-        members: (m,) values.
-        model_deviation: standard deviation of what the model itself may be off.
-    """
-    mean = float(members.mean())
-    half = NORMAL_95 * float(np.sqrt(members.var(ddof=1) + model_deviation**2))
-    return Estimate(value=mean, lower=mean - half, upper=mean + half)
-
-
-def estimates(members: Array, model_deviation: Array) -> tuple[Estimate, ...]:
-    """`estimate` of each column of (m, n) values, with a model's deviation (n,) of each.
-
-    A state holds some hundred intervals and leaves a hundred times a second: one array operation for all of them.
-    """
-    mean = members.mean(axis=0)
-    spread = ((members - mean) ** 2).sum(axis=0) / (len(members) - 1)
-    half = NORMAL_95 * np.sqrt(spread + model_deviation**2)
-    columns = zip(mean.tolist(), (mean - half).tolist(), (mean + half).tolist(), strict=True)
-    return tuple(Estimate(value, lower, upper) for value, lower, upper in columns)
-
-
 def build_twin_state(model: SessionModel, state: SessionState, time_ns: int) -> TwinState:
     """Say everything the session knows at a tick of its clock.
 
@@ -69,6 +60,8 @@ def build_twin_state(model: SessionModel, state: SessionState, time_ns: int) -> 
         time_ns: the tick's time.
     """
     fix = tip_fix(state, state.tool, time_ns)
+    running = state.ensemble if state.beat is not None else None
+    shown = None if fix is None else fix.shown(running)
     flags = list(_flags(model, state, time_ns, tip_known=fix is not None))
     common: dict[str, Any] = {
         "stream": STREAM,
@@ -77,17 +70,17 @@ def build_twin_state(model: SessionModel, state: SessionState, time_ns: int) -> 
         "age_ns": {stream: max(0, time_ns - newest) for stream, newest in sorted(state.newest_ns.items())},
         "registered": state.registration is not None,
         "fre": None if state.registration is None else state.registration.fre,
-        "tre": None if fix is None else fix.tre,
+        "tre": None if shown is None else shown.tre,
         "tool": state.tool or "",
-        "tip": None if fix is None else _triple(fix.position),
-        "tip_covariance": None if fix is None else tuple(float(value) for value in fix.covariance.ravel()),
-        "tip_valid": fix is not None,
+        "tip": None if shown is None else _triple(shown.position),
+        "tip_covariance": None if shown is None else tuple(float(value) for value in shown.covariance.ravel()),
+        "tip_valid": shown is not None,
         "measured_pressure_mmhg": state.measured_mmhg if time_ns - state.measured_ns < STALE_NS else None,
         "counters": {**state.counters, **state.watch.totals(), **(state.intake.counters if state.intake else {})},
         "innovation": state.normalized_innovation,
         "vessel_place": None if fix is None or state.following is None else state.following.place,
     }
-    if state.ensemble is None or state.beat is None:
+    if running is None:
         return TwinState(
             **common,
             model_time_ns=0,
@@ -101,32 +94,120 @@ def build_twin_state(model: SessionModel, state: SessionState, time_ns: int) -> 
             field_deviation_mmhg=0.0,
         )
 
-    ports = state.ensemble.ports
+    ports = running.ports
     pressure = model.port_pressure(ports) / PASCAL_PER_MMHG
     flow = model.port_flow(ports) / CUBIC_METRES_PER_ML
-    tip_pressure = None
-    if fix is not None:
-        place = model.place(fix.position)
-        variance = place_variance(place.mean_gradient(ports)[0], fix.covariance)
-        tip_pressure = estimate(
-            place.pressure(ports)[:, 0], float(np.hypot(model.model_error_mmhg(place, ports)[0], np.sqrt(variance)))
-        )
-    axis, axis_error = model.axis.pressure(ports), model.model_error_mmhg(model.axis, ports)
+    tip_pressure, tip_parts = None, None
+    if fix is not None and shown is not None:
+        tip_pressure, tip_parts = _tip_pressure(model, running, fix, shown)
+    axis, axis_error = model.pressure_at(model.axis, ports), model.model_error_mmhg(model.axis, ports)
     port_error = model.port_error_mmhg(ports)
     if float(model.reduced.in_range(ports).mean()) > RANGE_LIMIT:
         flags.append("out_of_trained_range")
     return TwinState(
         **common,
-        model_time_ns=state.ensemble.step * model.filter.step_ns,
+        model_time_ns=running.step * model.filter.step_ns,
         flags=tuple(flags),
         tip_pressure_mmhg=tip_pressure,
         port_pressure_mmhg=_by_port(model.port_names, pressure, port_error),
         port_flow_ml_s=_by_port(model.port_names, flow, model.flow_error_ml_s),
-        parameters=_parameters(model, state.ensemble.log_factors),
+        parameters=_parameters(model, running.log_factors),
         axis_pressure_mmhg=estimates(axis, axis_error),
-        field_coefficients=tuple(float(value) for value in model.reduced.decoder.coefficients(ports).mean(axis=0)),
+        field_coefficients=tuple(float(value) for value in model.coefficients(ports).mean(axis=0)),
         field_deviation_mmhg=float(np.sqrt(pressure[:, 0].var(ddof=1) + port_error[0] ** 2)),
+        inflow_shape=estimates(running.shape),
+        sensors=_sensors(running, state),
+        registration_offset=None if fix is None else _registration_offset(running, fix),
+        consistency=_consistency(state.watching),
+        tip_pressure_parts=tip_parts,
+        forecasts=state.forecasts,
     )
+
+
+def _tip_pressure(
+    model: SessionModel, ensemble: FilterState, fix: TipFix, shown: ShownTip
+) -> tuple[Estimate, UncertaintyParts]:
+    """Pressure at the tip, and what its uncertainty is made of."""
+    ports = ensemble.ports
+    place = model.place(shown.position)
+    here = model.pressure_at(place, ports)[:, 0]
+    moved = displacements(ensemble, fix.position, fix.factor, fix.error.center)
+    members = model.pressure_near(place, ports, shown.position, moved - moved.mean(axis=0))
+    gradient = model.mean_gradient(place, ports)
+    tracker = float(gradient @ gradient) * fix.tracker_variance
+    error = float(model.model_error_mmhg(place, ports)[0])
+    parameter, total = float(here.var(ddof=1)), float(members.var(ddof=1))
+    # Where the tip is and what the patient is may be known together better than either: then all of it is the patient.
+    parameter = min(parameter, total)
+    parts = UncertaintyParts(
+        parameter=math.sqrt(parameter), measurement=math.sqrt(total - parameter + tracker), model=error
+    )
+    return estimate(members, math.hypot(error, math.sqrt(tracker))), parts
+
+
+def _sensors(ensemble: FilterState, state: SessionState) -> dict[str, SensorState]:
+    """What is known of each pressure sensor."""
+    said = {}
+    conditions = sensor_conditions(state)
+    for slot in ensemble.sensors:
+        columns = ensemble.errors[:, slot.begin : slot.begin + SENSOR_COLUMNS]
+        known = estimates(columns)
+        watch = state.watching.sensors.get(slot.name)
+        said[slot.name] = SensorState(
+            bias_mmhg=known[BIAS],
+            drift_mmhg_per_h=known[DRIFT],
+            nis=None if watch is None else watch.nis,
+            condition=conditions.get(slot.name, ""),
+            natural_frequency_hz=None if slot.port is None else _exponential(known[FREQUENCY]),
+            damping=None if slot.port is None else _exponential(known[DAMPING]),
+        )
+    return said
+
+
+def _exponential(one: Estimate) -> Estimate:
+    return Estimate(math.exp(one.value), math.exp(one.lower), math.exp(one.upper))
+
+
+def _registration_offset(ensemble: FilterState, fix: TipFix) -> RegistrationOffset:
+    """By how much the registration is off, as the pressures show it."""
+    twist = ensemble.errors[:, :REGISTRATION_COLUMNS] @ fix.factor.T
+    twist[:, :3] = np.degrees(twist[:, :3])
+    x, y, z, right, back, up = estimates(twist)
+    return RegistrationOffset(_triple(fix.error.center), (x, y, z), (right, back, up))
+
+
+def _consistency(watching: SelfWatch) -> Consistency | None:
+    """Whether the innovations of all sensors' last beats are as expected."""
+    beats = [beat for one in watching.sensors.values() for beat in one.beats]
+    if not beats:
+        return None
+    offsets = np.array([beat.offset / beat.doubt for beat in beats])
+    lower, upper = nis_bounds(len(beats))
+    pairs = [
+        (before.offset / before.doubt, after.offset / after.doubt)
+        for one in watching.sensors.values()
+        for before, after in zip(one.beats, one.beats[1:], strict=False)
+    ]
+    power = float(np.mean(offsets**2))
+    whiteness = float(np.mean([a * b for a, b in pairs])) / max(power, 1e-9) if pairs else 0.0
+    return Consistency(
+        nis=float(np.mean([beat.nis for beat in beats])),
+        lower=lower,
+        upper=upper,
+        whiteness=whiteness,
+        spread=math.sqrt(power),
+    )
+
+
+SIGNAL_FLAG = "transducer_{}"
+WATCH_FLAGS = {DAMPED: "line_damped", DISTORTED: "line_distorted", MOVED: "transducer_moved"}
+
+
+def sensor_conditions(state: SessionState) -> dict[str, str]:
+    """What each pressure sensor suffers from, by the flag's name; those that are well are not there."""
+    found = {name: WATCH_FLAGS[one.condition] for name, one in sorted(state.watching.sensors.items()) if one.condition}
+    found |= {name: SIGNAL_FLAG.format(one.condition) for name, one in sorted(state.signals.items()) if one.condition}
+    return found
 
 
 def _triple(values: Array) -> tuple[float, float, float]:
@@ -143,11 +224,8 @@ def _parameters(model: SessionModel, log_factors: Array) -> dict[str, Estimate]:
     names = [f"resistance_factor.{outlet}" for outlet in outlets]
     names += [f"compliance_factor.{outlet}" for outlet in outlets]
     names += ["inflow_factor", "drop_factor"]
-    logs = estimates(log_factors, np.zeros(log_factors.shape[1]))
-    return {
-        name: Estimate(math.exp(one.value), math.exp(one.lower), math.exp(one.upper))
-        for name, one in zip(names, logs, strict=True)
-    }
+    logs = estimates(log_factors)
+    return {name: _exponential(one) for name, one in zip(names, logs, strict=True)}
 
 
 def _flags(model: SessionModel, state: SessionState, time_ns: int, *, tip_known: bool) -> list[str]:
@@ -167,12 +245,17 @@ def _flags(model: SessionModel, state: SessionState, time_ns: int, *, tip_known:
         flags.append("registration_problem")
     if state.following is not None and state.following.drifted:
         flags.append("registration_drifted")
+    if state.doubted_ns is not None:
+        flags.append("registration_doubtful")
     if state.beat is None:
         flags.append("no_heart_beat")
     elif time_ns - state.beat.start_ns > OVERDUE_BEATS * state.beat.period_ns:
         flags.append("heart_beat_lost")
     if time_ns - state.measured_ns > STALE_NS:
         flags.append("pressure_stale")
+    flags += [f"{condition}:{name}" for name, condition in sensor_conditions(state).items()]
+    if state.watching.condition:
+        flags.append(state.watching.condition)
     flags += [reason for reason, since in sorted(state.refused.items()) if time_ns - since < RECENT_NS]
     flags += state.intake.flags if state.intake is not None else ()
     return list(dict.fromkeys(flags))

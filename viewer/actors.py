@@ -17,6 +17,7 @@ from vtk.util.numpy_support import numpy_to_vtk
 from viewer import colors
 from viewer.catheter import CatheterPath
 from viewer.errors import InputError
+from viewer.quantities import PRESSURE, Quantity
 from viewer.readout import CHI2_3_95
 
 if TYPE_CHECKING:
@@ -79,14 +80,21 @@ class LumenActors:
         self._scalars.SetName("pressure")
         mesh.GetPointData().SetScalars(self._scalars)
         self._hatch = _hatch_texture()
-        self.limits = colors.check_limits(limits)
+        self._pressure = PRESSURE.within(limits)
+        self._quantity = self._pressure
+        self._opacities = (1.0, front_opacity)
         self.actors = (self._actor(back=True, opacity=1.0), self._actor(back=False, opacity=front_opacity))
         self.show(None)
 
     @property
     def values(self) -> NDArray[np.float32]:
-        """Wall pressure (points,) in mmHg as last shown."""
+        """What the wall is colored by (points,), in its quantity's unit, as last shown."""
         return self._values
+
+    @property
+    def quantity(self) -> Quantity:
+        """What the wall is colored by."""
+        return self._quantity
 
     @property
     def mesh(self) -> pv.PolyData:
@@ -107,19 +115,63 @@ class LumenActors:
                     f"the state holds {weights.size} field coefficients but the display surface has "
                     f"{self.modes.shape[1]} pressure modes; they are not of the same case."
                 )
+            self._take_quantity(self._pressure)
             np.matmul(self.modes, weights, out=self._values)
             self._scalars.Modified()
+        self._set_hatched(not trusted)
+
+    def paint(self, values: ArrayLike | None, quantity: Quantity) -> None:
+        """Color the wall by any quantity; None, or values that are not finite, show it hatched grey.
+
+        Raises:
+            InputError: another number of values than the surface has points.
+        """
+        if values is None:
+            self._take_quantity(quantity)
+            self._set_hatched(True)
+            return
+        given = np.asarray(values, dtype=np.float32)
+        if given.shape != self._values.shape:
+            raise InputError(
+                f"{given.size} values to color the lumen by, which has {self._values.size} points; "
+                "they are not of the same case."
+            )
+        finite = bool(np.isfinite(given).all())
+        if finite:
+            self._take_quantity(quantity)
+            np.copyto(self._values, given)
+            self._scalars.Modified()
+        self._set_hatched(not finite)
+
+    def fade(self) -> None:
+        """A see-through wall without a color, for what flows inside."""
+        self._set_hatched(False)
         for actor in self.actors:
-            actor.GetMapper().SetScalarVisibility(trusted)
-            actor.SetTexture(None if trusted else self._hatch)
+            actor.GetMapper().ScalarVisibilityOff()
+            actor.GetProperty().SetOpacity(0.10)
+
+    def _take_quantity(self, quantity: Quantity) -> None:
+        if quantity == self._quantity:
+            return
+        self._quantity = quantity
+        for actor in self.actors:
+            mapper = actor.GetMapper()
+            mapper.GetLookupTable().SetTable(numpy_to_vtk(quantity.table(), deep=True))
+            mapper.SetScalarRange(*quantity.limits)
+
+    def _set_hatched(self, hatched: bool) -> None:
+        for actor, opacity in zip(self.actors, self._opacities, strict=True):
+            actor.GetMapper().SetScalarVisibility(not hatched)
+            actor.SetTexture(self._hatch if hatched else None)
+            actor.GetProperty().SetOpacity(opacity)
 
     def _actor(self, *, back: bool, opacity: float) -> vtk.vtkActor:
         table = vtk.vtkLookupTable()
-        table.SetTable(numpy_to_vtk(colors.pressure_table(), deep=True))
+        table.SetTable(numpy_to_vtk(self._quantity.table(), deep=True))
         mapper = vtk.vtkPolyDataMapper()
         mapper.SetInputData(self._mesh)
         mapper.SetLookupTable(table)
-        mapper.SetScalarRange(*self.limits)
+        mapper.SetScalarRange(*self._quantity.limits)
         mapper.SetInterpolateScalarsBeforeMapping(True)
         actor = vtk.vtkActor()
         actor.SetMapper(mapper)
@@ -181,7 +233,9 @@ class ToolActors:
             actor.GetProperty().SetDiffuse(0.15)
         self._pose = vtk.vtkMatrix4x4()
         self.ellipsoid.SetUserMatrix(self._pose)
-        self.actors = (self.shaft, self.tip, self.ellipsoid)
+        self._trail_line, self.trail = _line_actor(colors.TRAIL, 2.5)
+        self._course_line, self.course = _line_actor(colors.COURSE, 3.0)
+        self.actors = (self.shaft, self.tip, self.ellipsoid, self.trail, self.course)
         self.show(None)
 
     def show(self, state: TwinState | None) -> None:
@@ -191,6 +245,10 @@ class ToolActors:
             for actor in self.actors:
                 actor.SetVisibility(False)
             return
+        # A tip that the state itself doubts is drawn without its color.
+        color = colors.rgb(colors.UNTRUSTED if state.flags else colors.TIP)
+        for actor in (self.tip, self.ellipsoid):
+            actor.GetProperty().SetColor(*(channel / 255.0 for channel in color))
         point = np.array(state.tip, dtype=np.float64)
         axes = ellipsoid_axes(state.tip_covariance)
         if not (np.isfinite(point).all() and np.isfinite(axes).all()):
@@ -201,10 +259,39 @@ class ToolActors:
         pose[:3, :3], pose[:3, 3] = axes, point
         self._pose.DeepCopy(pose.ravel())
         self.ellipsoid.SetVisibility(True)
+        for actor in (self.trail, self.course):
+            actor.SetVisibility(True)
         line = None if self._path is None else self._path.to(point)
         self.shaft.SetVisibility(line is not None)
         if line is not None:
             self._tube.SetInputData(pv.lines_from_points(line))
+
+    def show_lines(self, trail: ArrayLike, course: ArrayLike) -> None:
+        """Draw where the tip was (n, 3) and the vessel's middle before it (m, 3), mm LPS; NaN rows are gaps."""
+        for line, points in ((self._trail_line, trail), (self._course_line, course)):
+            _set_line(line, np.asarray(points, dtype=np.float64).reshape(-1, 3))
+
+
+def _line_actor(color: str, width: float) -> tuple[vtk.vtkPolyData, vtk.vtkActor]:
+    line = vtk.vtkPolyData()
+    mapper = vtk.vtkPolyDataMapper()
+    mapper.SetInputData(line)
+    mapper.ScalarVisibilityOff()
+    actor = vtk.vtkActor()
+    actor.SetMapper(mapper)
+    look = actor.GetProperty()
+    look.SetColor(*(channel / 255.0 for channel in colors.rgb(color)))
+    look.SetLineWidth(width)
+    look.LightingOff()
+    return line, actor
+
+
+def _set_line(line: vtk.vtkPolyData, points: NDArray[np.float64]) -> None:
+    good = np.isfinite(points).all(axis=1)
+    joined = np.flatnonzero(good[:-1] & good[1:]) if len(points) > 1 else np.zeros(0, dtype=int)
+    cells = np.column_stack([np.full(len(joined), 2), joined, joined + 1]).astype(np.int64)
+    shape = pv.PolyData(np.nan_to_num(points), lines=cells.ravel()) if len(joined) else pv.PolyData()
+    line.ShallowCopy(shape)
 
 
 def _plain_actor(port: vtk.vtkAlgorithmOutput, color: str) -> vtk.vtkActor:
@@ -235,6 +322,22 @@ def outline_actor(mesh: pv.PolyData, color: str, opacity: float) -> vtk.vtkActor
     look.SetAmbient(0.2)
     look.SetDiffuse(0.8)
     look.SetBackfaceCulling(True)
+    return actor
+
+
+def target_actor(target: ArrayLike, radius: float) -> vtk.vtkActor:
+    """Three rings around the target, seen from every side."""
+    rings = [pv.Polygon(center=target, radius=radius, normal=n, n_sides=64, fill=False) for n in np.eye(3)]
+    mapper = vtk.vtkPolyDataMapper()
+    mapper.SetInputData(rings[0].append_polydata(*rings[1:]))
+    mapper.ScalarVisibilityOff()
+    actor = vtk.vtkActor()
+    actor.SetMapper(mapper)
+    look = actor.GetProperty()
+    look.SetColor(*(channel / 255.0 for channel in colors.rgb(colors.TARGET)))
+    look.SetRepresentationToWireframe()
+    look.SetLineWidth(1.6)
+    look.LightingOff()
     return actor
 
 

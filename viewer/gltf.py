@@ -7,7 +7,9 @@ stands facing the viewer is therefore
 
 a rotation by -90 degrees about x and the change from mm. Vertex colors are *linear* light in glTF, so the
 sRGB colors of the pressure map are converted; the file says in ``asset.extras`` which color range and origin
-it was made with.
+it was made with. Pressure itself is the vertex attribute ``_PRESSURE`` [mmHg] (a leading underscore marks
+attributes of an application's own). Over the beat the colors are morph targets, one a phase, of which the animation
+blends two neighbors at a time; a viewer that knows no morphed colors shows the mean.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,8 @@ class Structure:
         scalars: (points,) values in mmHg to color by; None for one color.
         color: #rrggbb used where there are no scalars.
         opacity: below 1 the structure is blended.
+        cycle: (phases, points) values in mmHg at evenly spaced times of the beat; None stands still. `scalars` is
+            then what is shown where nothing moves.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Structure:
     scalars: ArrayLike | None = None
     color: str = colors.ANATOMY
     opacity: float = 1.0
+    cycle: ArrayLike | None = None
 
 
 def write_glb(
@@ -61,6 +66,8 @@ def write_glb(
     *,
     limits: tuple[float, float] = (60.0, 140.0),
     origin: Sequence[float] = (0.0, 0.0, 0.0),
+    anchors: Mapping[str, Sequence[float]] | None = None,
+    period_s: float = 1.0,
 ) -> None:
     """Write structures to a GLB file, one node each; the file appears complete or not at all.
 
@@ -70,6 +77,9 @@ def write_glb(
         limits: fixed range of the pressure map in mmHg.
         origin: point in mm LPS that becomes the file's origin, e.g. the lumen's center so that a phone shows
             it before the user; (0, 0, 0) keeps patient coordinates. Told in ``asset.extras``.
+        anchors: name and place in mm LPS of points to register by, such as fiducials: an empty node
+            ``anchor NAME`` each.
+        period_s: duration of the beat, for structures with a `Structure.cycle`.
 
     Raises:
         InputError: nothing to write, a name used twice, an empty mesh, scalars of another length, or another
@@ -89,23 +99,37 @@ def write_glb(
     start = np.asarray(origin, dtype=np.float64).reshape(3)
 
     store = _Buffer()
-    nodes, meshes, materials = [], [], []
+    nodes: list[dict[str, Any]] = []
+    meshes: list[dict[str, Any]] = []
+    materials: list[dict[str, Any]] = []
+    samplers: list[dict[str, Any]] = []
+    channels: list[dict[str, Any]] = []
     for index, structure in enumerate(structures):
-        points, normals, triangles = _geometry(structure, start)
+        points, normals, triangles = geometry(structure, start)
         attributes = {
             "POSITION": store.add(points.astype(np.float32), "VEC3", _VERTICES, bounds=True),
             "NORMAL": store.add(normals.astype(np.float32), "VEC3", _VERTICES),
             "COLOR_0": store.add(_colors(structure, len(points), limits), "VEC4", _VERTICES),
         }
+        if structure.scalars is not None:
+            values = np.asarray(structure.scalars, dtype=np.float32)
+            attributes["_PRESSURE"] = store.add(values, "SCALAR", _VERTICES)
         indices = store.add(triangles.astype(np.uint32).reshape(-1), "SCALAR", _INDICES)
-        meshes.append(
-            {
-                "name": structure.name,
-                "primitives": [{"attributes": attributes, "indices": indices, "material": index, "mode": 4}],
-            }
-        )
+        primitive: dict[str, Any] = {"attributes": attributes, "indices": indices, "material": index, "mode": 4}
+        mesh: dict[str, Any] = {"name": structure.name, "primitives": [primitive]}
+        if structure.cycle is not None:
+            primitive["targets"] = _phase_colors(store, structure, len(points), limits)
+            mesh["weights"] = [0.0] * len(primitive["targets"])
+            channels.append({"sampler": len(samplers), "target": {"node": index, "path": "weights"}})
+            samplers.append(_beat(store, len(primitive["targets"]), period_s))
+        meshes.append(mesh)
         materials.append(_material(structure))
         nodes.append({"name": structure.name, "mesh": index})
+    for name, place in (anchors or {}).items():
+        point = GLTF_FROM_LPS[:3, :3] @ (np.asarray(place, dtype=np.float64).reshape(3) - start)
+        if not np.isfinite(point).all():
+            raise InputError(f"anchor {name} is not finite; leave it out or measure it again.")
+        nodes.append({"name": f"anchor {name}", "translation": [float(x) for x in point]})
     document: dict[str, Any] = {
         "asset": {
             "version": "2.0",
@@ -126,7 +150,41 @@ def write_glb(
         "bufferViews": store.views,
         "buffers": [{"byteLength": len(store.data)}],
     }
+    if channels:
+        document["animations"] = [{"name": "heart beat", "channels": channels, "samplers": samplers}]
     _write(path, document, bytes(store.data))
+
+
+def _phase_colors(
+    store: _Buffer, structure: Structure, count: int, limits: tuple[float, float]
+) -> list[dict[str, int]]:
+    """Morph targets: what each phase's linear color differs from the base's."""
+    phases = np.asarray(structure.cycle, dtype=np.float64)
+    if structure.scalars is None or phases.ndim != 2 or phases.shape[1] != count or len(phases) < 2:
+        raise InputError(
+            f"structure {structure.name} has {count} points but a cycle of shape {phases.shape}; give (phases, points) "
+            "with two phases or more, and scalars."
+        )
+    base = _colors(structure, count, limits)
+    targets = []
+    for values in phases:
+        change = np.zeros_like(base)
+        change[:, :3] = colors.linear_from_srgb(colors.pressure_colors(values, limits)) - base[:, :3]
+        targets.append({"COLOR_0": store.add(change, "VEC4", _VERTICES)})
+    return targets
+
+
+def _beat(store: _Buffer, phases: int, period_s: float) -> dict[str, Any]:
+    """A sampler that goes through the phases and back to the first, each alone at its own time."""
+    if not 0.0 < period_s < 60.0:
+        raise InputError(f"a beat of {period_s:g} s is none; give its duration in seconds.")
+    times = np.linspace(0.0, period_s, phases + 1).astype(np.float32)
+    weights = np.vstack([np.eye(phases), np.eye(phases)[:1]]).astype(np.float32).reshape(-1)
+    return {
+        "input": store.add(times, "SCALAR", None, bounds=True),
+        "output": store.add(weights, "SCALAR", None),
+        "interpolation": "LINEAR",
+    }
 
 
 class _Buffer:
@@ -137,10 +195,11 @@ class _Buffer:
         self.views: list[dict[str, Any]] = []
         self.accessors: list[dict[str, Any]] = []
 
-    def add(self, array: NDArray[Any], kind: str, target: int, *, bounds: bool = False) -> int:
-        """Append an array (float32 or uint32) and return its accessor's index."""
+    def add(self, array: NDArray[Any], kind: str, target: int | None, *, bounds: bool = False) -> int:
+        """Append an array (float32 or uint32) and return its accessor's index; `target` None is no vertex data."""
         payload = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes()
-        self.views.append({"buffer": 0, "byteOffset": len(self.data), "byteLength": len(payload), "target": target})
+        view = {"buffer": 0, "byteOffset": len(self.data), "byteLength": len(payload)}
+        self.views.append(view if target is None else view | {"target": target})
         self.data += payload  # all components are four bytes wide, so every view stays aligned
         accessor: dict[str, Any] = {
             "bufferView": len(self.views) - 1,
@@ -150,13 +209,13 @@ class _Buffer:
         }
         if bounds:
             # The exact float32 values: a validator compares them with the data.
-            accessor["min"] = [float(x) for x in array.min(axis=0)]
-            accessor["max"] = [float(x) for x in array.max(axis=0)]
+            accessor["min"] = [float(x) for x in np.atleast_1d(array.min(axis=0))]
+            accessor["max"] = [float(x) for x in np.atleast_1d(array.max(axis=0))]
         self.accessors.append(accessor)
         return len(self.accessors) - 1
 
 
-def _geometry(
+def geometry(
     structure: Structure, origin: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """Points in metres y up, unit normals, and triangles (k, 3)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from types import TracebackType
 
 from streams.errors import MalformedMessage
@@ -25,11 +26,19 @@ class StateListener:
     Args:
         endpoint: where the twin publishes its states.
         security: keys, where the twin wants them.
+        every: called with each state, those that are skipped as well: a curve in time needs them all.
     """
 
-    def __init__(self, endpoint: str = DEFAULT_ENDPOINT, *, security: ClientSecurity | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: str = DEFAULT_ENDPOINT,
+        *,
+        security: ClientSecurity | None = None,
+        every: Callable[[TwinState], None] | None = None,
+    ) -> None:
         self._subscriber = Subscriber(endpoint, bind=False, topics=("twin",), security=security)
         self.skipped = 0
+        self.every = every
 
     def poll(self) -> TwinState | None:
         """The newest state that has not been returned yet, or None; does not block."""
@@ -44,6 +53,8 @@ class StateListener:
             if isinstance(message, TwinState):
                 self.skipped += newest is not None
                 newest = message
+                if self.every is not None:
+                    self.every(message)
         return newest
 
     def close(self) -> None:

@@ -17,9 +17,13 @@ from typing import TYPE_CHECKING, Any
 import vtk
 
 from viewer import colors
+from viewer.controls import Controls
 from viewer.errors import InputError
 from viewer.feed import STALE_AFTER_S, Feed
+from viewer.layout import LAYOUTS
+from viewer.quantities import Quantity
 from viewer.scene import Scene
+from viewer.what_if_panel import KINDS, WhatIfPanel
 
 if TYPE_CHECKING:
     from streams.messages import TwinState
@@ -36,6 +40,7 @@ def serve(
     pictures_per_second: float = 10.0,
     stale_after_s: float = STALE_AFTER_S,
     on_ready: Callable[[str], None] | None = None,
+    desk: WhatIfPanel | None = None,
 ) -> None:
     """Serve the scene until interrupted.
 
@@ -48,26 +53,29 @@ def serve(
         pictures_per_second: upper bound; drawing may be slower.
         stale_after_s: silence after which the picture is marked as not trusted.
         on_ready: called with the page's address once it is served.
+        desk: answers what-if questions; the page has no panel for them without it.
 
     Raises:
         InputError: the port is in use or may not be opened, or the host is not an address of this machine.
     """
     if not pictures_per_second > 0.0:
         raise InputError(f"{pictures_per_second:g} pictures per second are none; give a positive number.")
-    _require_free(host, port)
-    if not _is_loopback(host):
+    require_free(host, port)
+    if not is_loopback(host):
         log.warning("The page on %s:%d has no password: everyone on that network can see it.", host, port)
     feed = Feed(scene, next_state, stale_after_s=stale_after_s)
-    server, view = _page(scene, feed)
+    server, view = _page(scene, feed, desk)
 
     async def pulse(**_: Any) -> None:
         if on_ready is not None:
             on_ready(f"http://{host}:{port}/")
         while True:
-            if feed.poll():
+            changed = feed.poll()
+            server.state.status = feed.status
+            if changed or scene.alerts.highest is not None:  # alerts flash while nothing else changes
                 scene.refresh()
                 view.update()
-            server.state.status = feed.status
+            server.state.alerts = sum(not alert.acknowledged for alert in scene.alerts.alerts)
             server.state.flush()
             await asyncio.sleep(1.0 / pictures_per_second)
 
@@ -80,21 +88,57 @@ def serve(
         sys.argv = arguments
 
 
-def _page(scene: Scene, feed: Feed) -> tuple[Any, Any]:
-    """The trame server and its picture: the view over the whole window, a status line and a button below."""
+def _page(scene: Scene, feed: Feed, desk: WhatIfPanel | None) -> tuple[Any, Any]:
+    """The trame server and its picture: the view over the whole window, a row of controls below."""
     # Imported here: trame reads the command line and starts its machinery on import, which a PNG does not
     # need.
     from trame.app import get_server
     from trame.ui.vuetify3 import VAppLayout
+    from trame.widgets import html, vuetify3
     from trame.widgets import vtk as vtk_widgets
-    from trame.widgets import vuetify3
 
     _require_interactor(scene)
     server = get_server("surgical-twin", client_type="vue3")
-    server.state.trame__title = "Surgical twin"
-    server.state.status = feed.status
-    scene.refresh()
+    state = server.state
+    state.trame__title = "Surgical twin"
+    state.status = feed.status
+    state.alerts = 0
+    state.quantity, state.layout = scene.quantity.key, scene.layout
+    state.asking, state.answer, state.kind, state.wish = False, [], "stent", "stenosis_1=10%"
+    scene.refresh(at_once=True)
 
+    def draw() -> None:
+        scene.refresh(at_once=True)
+        view.update()
+
+    controls = Controls(scene, draw)
+
+    @state.change("quantity")
+    def _color(quantity: str, **_: Any) -> None:
+        if quantity != scene.quantity.key:
+            scene.color_by(quantity)
+            draw()
+
+    @state.change("layout")
+    def _arrange(layout: str, **_: Any) -> None:
+        if layout != scene.layout:
+            scene.arrange(layout)
+            draw()
+
+    def press(key: str) -> None:
+        controls.press_key(key)
+        state.quantity, state.layout = scene.quantity.key, scene.layout
+
+    async def ask() -> None:
+        if desk is None or state.asking:
+            return
+        state.asking, state.answer = True, []
+        state.flush()
+        state.answer = await asyncio.to_thread(desk.ask, str(state.kind), str(state.wish))
+        state.asking = False
+        state.flush()
+
+    button = {"variant": "outlined", "size": "default"}
     with VAppLayout(server, theme="dark") as layout:
         with vuetify3.VMain(style=f"background: {colors.BACKGROUND}; height: 100vh;"):
             view = vtk_widgets.VtkRemoteView(
@@ -103,18 +147,60 @@ def _page(scene: Scene, feed: Feed) -> tuple[Any, Any]:
                 interactive_ratio=1,
                 style="width: 100%; height: 100%;",
             )
-        with vuetify3.VFooter(app=True, color=colors.PANEL, height=48):
-            vuetify3.VLabel("{{ status }}", classes="text-body-1")
-            vuetify3.VSpacer()
-
-            def reset() -> None:
-                scene.reset_view()
-                scene.refresh()
-                view.update()
-
-            vuetify3.VBtn("Reset view", variant="outlined", size="small", click=reset)
+        with vuetify3.VFooter(app=True, color=colors.PANEL, classes="ga-3", style="min-height: 64px;"):
+            vuetify3.VSelect(
+                v_model=("quantity",),
+                items=("quantities", [{"title": _title(q), "value": q.key} for q in scene.quantities]),
+                label="Color by",
+                density="compact",
+                hide_details=True,
+                style="flex: 0 0 170px;",
+                classes="control-quantity",
+            )
+            vuetify3.VSelect(
+                v_model=("layout",),
+                items=("layouts", [{"title": n.replace("_", " "), "value": n} for n in LAYOUTS]),
+                label="Arrangement",
+                density="compact",
+                hide_details=True,
+                style="flex: 0 0 170px;",
+                classes="control-layout",
+            )
+            vuetify3.VBtn("Follow tip", click=lambda: press("space"), classes="control-follow", **button)
+            vuetify3.VBtn("Outline", click=lambda: press("g"), classes="control-outline", **button)
+            vuetify3.VBtn("Anatomy", click=lambda: press("v"), classes="control-anatomy", **button)
+            vuetify3.VBtn("Reset view", click=lambda: press("r"), classes="control-reset", **button)
+            vuetify3.VBtn(
+                "Acknowledge {{ alerts ? '(' + alerts + ')' : '' }}",
+                click=lambda: press("a"),
+                disabled=("alerts === 0",),
+                color=("alerts ? 'warning' : undefined",),
+                classes="control-acknowledge",
+                **button,
+            )
+            if desk is not None:
+                with vuetify3.VDialog(max_width=820):
+                    with vuetify3.Template(v_slot_activator="{ props }"):
+                        vuetify3.VBtn("What if", v_bind="props", classes="control-what-if", **button)
+                    card = vuetify3.VCard(title="What would happen if", color=colors.PANEL)
+                    with card, vuetify3.VCardText():
+                        with html.Div(style="display: flex; gap: 12px;"):
+                            vuetify3.VSelect(v_model=("kind",), items=("kinds", list(KINDS)), label="Intervention")
+                            vuetify3.VTextField(v_model=("wish",), label="What: stenosis_1=10%, outlet_2, +20%")
+                            vuetify3.VBtn("Ask", click=ask, loading=("asking",), classes="control-ask", size="x-large")
+                        with vuetify3.VTable(v_if=("answer.length",), density="comfortable"):
+                            with html.Thead(), html.Tr():
+                                for head in ("quantity", "before", "after", "change"):
+                                    html.Th(head)
+                            with html.Tbody(), html.Tr(v_for="row in answer", key="row[0]"):
+                                html.Td("{{ cell }}", v_for="(cell, i) in row", key="i")
+            html.Div("{{ status }}", classes="status", style="flex: 1 1 90px; font-size: 15px; line-height: 1.2;")
     layout.root.style = f"background: {colors.BACKGROUND};"
     return server, view
+
+
+def _title(quantity: Quantity) -> str:
+    return quantity.title if quantity.title == "Pd/Pa" else quantity.title.capitalize()
 
 
 def _require_interactor(scene: Scene) -> None:
@@ -128,7 +214,7 @@ def _require_interactor(scene: Scene) -> None:
     interactor.EnableRenderOff()  # the server renders when it is ready to send
 
 
-def _require_free(host: str, port: int) -> None:
+def require_free(host: str, port: int) -> None:
     """Raise InputError unless a server may listen on this address."""
     if not 0 < port < 65536:
         raise InputError(f"port {port} is not one; give a number from 1 to 65535.")
@@ -143,7 +229,8 @@ def _require_free(host: str, port: int) -> None:
         ) from None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address reaches this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from viewer.controls import Controls
 from viewer.errors import InputError
 from viewer.feed import STALE_AFTER_S, Feed
 from viewer.scene import Scene
@@ -23,8 +24,7 @@ def run_window(
     stale_after_s: float = STALE_AFTER_S,
     title: str = "Surgical twin",
 ) -> None:
-    """Show the scene until its window is closed; the mouse turns it, the key r looks at the whole vessel
-    again.
+    """Show the scene until its window is closed; mouse and keys are those of `viewer.controls`.
 
     Args:
         scene: made with ``off_screen=False``.
@@ -41,10 +41,11 @@ def run_window(
     feed = Feed(scene, next_state, stale_after_s=stale_after_s)
 
     def tick(_step: int) -> None:
-        if feed.poll():
+        # Alerts flash while nothing else changes.
+        if feed.poll() or scene.alerts.highest is not None:
             scene.refresh()
 
-    plotter.add_key_event("r", scene.reset_view)
+    Controls(scene, lambda: scene.refresh(at_once=True))
     plotter.add_timer_event(max_steps=_FOREVER, duration=interval_ms, callback=tick)
     plotter.show(title=title, auto_close=True)
 

@@ -1,35 +1,68 @@
-"""The ensemble that carries the patient's flow state and parameters through the procedure.
+"""The ensemble that carries the patient's flow state, parameters and sensors' errors through the procedure.
 
-Each member holds the reduced model's state (flow through each outlet, pressure on each Windkessel's capacitor) and the
-logarithms of the factors by which its outlet resistances, its compliances, its inflow and the pressure drop of its
-vessel tree differ from the plan. Logarithms keep the factors positive and make the prior's spread a relative one.
+Each member holds
 
-Between observations the members follow the reduced model; at an observation all of it is conditioned
-together (``transform``). Parameters are constants of the patient, yet a filter that grows certain of them can no
-longer follow a change, so what was learned is slowly forgotten: the parameters' spread grows with the time
-constant ``forgetting_time`` up to that of the prior. This draws no random numbers: the only ones are those of the
-initial ensemble.
+* the reduced model's state: flow through each outlet, pressure on each Windkessel's capacitor;
+* the logarithms of the factors by which its outlet resistances, its compliances, its inflow and the pressure drop of
+  its vessel tree differ from the plan (logarithms keep the factors positive and make the prior's spread a relative one);
+* how the shape of its inflow differs from the planned one: a few Fourier coefficients, as shares of the mean flow;
+* the registration's error, a small turn and displacement, in standard deviations of what fiducials leave open;
+* of every pressure sensor a bias and its drift and, of a fluid-filled line, frequency, damping and the line's state.
+
+Between observations the members follow the reduced model; at an observation all of it is conditioned together
+(``scalar_analysis``). The draws of the prior are centered, and uncorrelated with all that was drawn before: the
+ensemble starts with the prior's mean and covariance exactly, and the transform, which for a linear model is exact, does
+not have to fight correlations that are only chance.
+
+Parameters are constants of the patient, yet a filter that grows certain of them can no longer follow a change, so what
+was learned is slowly forgotten: the spread grows with a time constant up to that of the prior. This draws no random
+numbers: the only ones are those of the prior, whose seeds are in the events.
 """
 
 from dataclasses import dataclass, replace
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 from surgical_twin.assimilation.beat import Beat
-from surgical_twin.assimilation.transform import Innovation, innovation, transform_analysis
+from surgical_twin.assimilation.line_dynamics import (
+    MEASURED_DEVIATION,
+    UNKNOWN_DEVIATION,
+    USUAL_DAMPING,
+    USUAL_FREQUENCY_HZ,
+    LineStep,
+)
+from surgical_twin.assimilation.scalar_analysis import scalar_analysis
+from surgical_twin.assimilation.transform import Innovation
 from surgical_twin.flow.port_model import PortModel, PortParameters, PortState
 from surgical_twin.flow.waveform import PeriodicWaveform
+from surgical_twin.units import PASCAL_PER_MMHG
 
 Array = NDArray[np.float64]
 
 LARGEST_LOG_FACTOR = np.log(8.0)
 """Factors stay within 1/8 and 8: beyond lies no living patient, and the model would only overflow."""
 
+LARGEST_SHAPE = 0.5
+"""A Fourier coefficient of the inflow stays below this share of the mean flow."""
+
+FORGETTING_STEPS = 20
+"""Forgetting is slow, and need not be done with every observation."""
+
+LONGEST_FORGETTING_STEPS = 1000
+"""A session that begins does not make up for the time before it."""
+
+BIAS, DRIFT, FREQUENCY, DAMPING, READING, SLOPE = range(6)
+"""A sensor's columns: mmHg, mmHg/h, logarithms, and the line's reading [mmHg] with its slope [mmHg/s]."""
+
+SENSOR_COLUMNS = 6
+REGISTRATION_COLUMNS = 6
+
 
 @dataclass(frozen=True)
 class FilterSettings:
-    """How the filter is set; deviations are of the natural logarithm, hence relative."""
+    """How the filter is set; deviations are of the natural logarithm, hence relative, where nothing else is said."""
 
     members: int = 48
     time_step: float = 0.005
@@ -39,11 +72,32 @@ class FilterSettings:
     inflow_deviation: float = 0.15
     drop_deviation: float = 0.14
     """Of the pressure drop inside the lumen: a wall known to 3 % of the radius changes a drop that goes with r^-4 by
-    12 %, and blood's viscosity is known to some 10 %."""
-    forgetting_time: float = 60.0
+    12 %, and blood's viscosity is known to some 10 %. What a coarse mesh adds, `drop_uncertainty` of the case says."""
+    harmonics: int = 3
+    """Of the heart's frequency, in which the inflow's shape may differ from the planned one."""
+    shape_deviation: float = 0.06
+    """Of the first one's coefficients, as a share of the mean flow; that of the k-th is k times smaller."""
+    bias_deviation: float = 3.0
+    """mmHg"""
+    drift_deviation: float = 2.0
+    """mmHg/h"""
+    forgetting_time: float = 300.0
     """s"""
+    error_forgetting_time: float = 900.0
+    """s; of sensors' biases and of the registration, which nothing changes in the course of a beat"""
     spin_up_beats: int = 8
     """Beats that every member runs before the first event, so that it starts on its own periodic state."""
+
+
+@dataclass(frozen=True)
+class SensorSlot:
+    """Where a sensor's errors are in the ensemble."""
+
+    name: str
+    begin: int
+    """its first column among the errors"""
+    port: int | None
+    """of a fluid-filled line: the port at which it measures, 0 for the inlet; None for one at a tool's tip"""
 
 
 @dataclass(frozen=True)
@@ -57,6 +111,30 @@ class FilterState:
     log_factors: Array
     """(members, 2 N + 2): resistance factor of each outlet, compliance factor of each, inflow factor, factor on
     the tree's pressure drop; as logarithms"""
+    shape: Array
+    """(members, 2 harmonics): cosine and sine of each harmonic of the inflow, as shares of its mean"""
+    errors: Array
+    """(members, 6 + 6 sensors): the registration's error in its standard deviations, then six columns per sensor"""
+    error_prior: Array
+    """(6 + 6 sensors,) the prior's standard deviation of each of these; 0 for what is no parameter"""
+    sensors: tuple[SensorSlot, ...] = ()
+    seed: int = 0
+    beds: PortParameters | None = None
+    """the Windkessels of ``log_factors``, where they are known already"""
+    remembered: int = 0
+    """the step up to which what was learned has been forgotten a little"""
+
+    def slot(self, name: str) -> SensorSlot | None:
+        """The columns of a sensor, None where it is not known yet."""
+        return next((slot for slot in self.sensors if slot.name == name), None)
+
+    def of_sensor(self, name: str, column: int) -> Array:
+        """(members,) one column of a sensor that is known."""
+        slot = self.slot(name)
+        if slot is None:
+            raise KeyError(name)
+        values: Array = self.errors[:, slot.begin + column]
+        return values
 
 
 class FlowFilter:
@@ -89,6 +167,10 @@ class FlowFilter:
                 [self.settings.inflow_deviation, self.settings.drop_deviation],
             ]
         )
+        harmonic = np.repeat(np.arange(1, self.settings.harmonics + 1), 2)
+        self.shape_deviation = self.settings.shape_deviation / harmonic if len(harmonic) else np.zeros(0)
+        self._mean = waveform.mean
+        self._knots, self._pieces = waveform.spline.x, waveform.spline.c
 
     @property
     def step_ns(self) -> int:
@@ -118,28 +200,136 @@ class FlowFilter:
         The draws are centered and decorrelated, so that the ensemble's mean and covariance are the prior's
         exactly and not only on average over seeds.
         """
-        members = self.settings.members
-        draws = np.random.default_rng(seed).normal(size=(members, len(self.prior_deviation)))
-        draws -= draws.mean(axis=0)
-        if members > len(self.prior_deviation):
-            factor = np.linalg.cholesky(np.cov(draws.T).reshape(len(self.prior_deviation), -1))
-            draws = np.linalg.solve(factor, draws.T).T
-        log_factors = draws * self.prior_deviation
+        log_factors = self._draw([seed], self.prior_deviation, np.empty((self.settings.members, 0)))
+        shape = self._draw([seed, 1], self.shape_deviation, log_factors)
         parameters = self.parameters(log_factors)
         scale = self.inflow_factor(log_factors)
         ports = self.model.steady_state(parameters, scale * self.waveform.mean)
         steps_per_beat = max(1, round(period_s / self.settings.time_step))
         stepper = self.model.stepper(parameters, period_s / steps_per_beat)
         numbers = np.arange(1, self.settings.spin_up_beats * steps_per_beat + 1)
-        value, rate = self._inflow(numbers / steps_per_beat, period_s)
-        ports = stepper.advance(ports, np.outer(value, scale), np.outer(rate, scale))
-        return FilterState(step=0, ports=ports, log_factors=log_factors)
+        value, rate = self._inflow(numbers / steps_per_beat, period_s, scale, shape)
+        ports = stepper.advance(ports, value, rate)
+        return FilterState(
+            step=0,
+            ports=ports,
+            log_factors=log_factors,
+            shape=shape,
+            errors=self._draw([seed, 2], np.ones(REGISTRATION_COLUMNS), np.hstack([log_factors, shape])),
+            error_prior=np.ones(REGISTRATION_COLUMNS),
+            seed=seed,
+        )
 
-    def _inflow(self, phase: Array, period_s: float) -> tuple[Array, Array]:
-        """Planned inflow [m^3/s] and its time derivative at phases (n,) [beats] of a beat of another length."""
+    def _draw(self, seed: list[int], deviation: Array, known: Array) -> Array:
+        """(members, n) draws with mean 0 and these deviations, uncorrelated with each other and with what is known.
+
+        Args:
+            seed: of the draws.
+            deviation: (n,).
+            known: (members, k) what was drawn before.
+        """
+        members, wanted = self.settings.members, len(deviation)
+        draws = np.random.default_rng(seed).normal(size=(members, wanted))
+        draws -= draws.mean(axis=0)
+        anomalies = known - known.mean(axis=0) if known.shape[1] else known
+        spread = anomalies.std(axis=0)
+        anomalies = anomalies[:, spread > 1e-9] / spread[spread > 1e-9]
+        # With fewer members than columns chance correlations remain, as in any small ensemble.
+        if members > wanted + anomalies.shape[1] + 1 and wanted:
+            if anomalies.shape[1]:
+                basis = np.linalg.qr(anomalies)[0]
+                draws = draws - basis @ (basis.T @ draws)
+            factor = np.linalg.cholesky(np.cov(draws.T).reshape(wanted, -1))
+            draws = np.linalg.solve(factor, draws.T).T
+        drawn: Array = draws * deviation
+        return drawn
+
+    def _known(self, state: FilterState) -> Array:
+        """(members, k) all that was drawn so far."""
+        return np.hstack([state.log_factors, state.shape, state.errors])
+
+    def with_registration(self, state: FilterState, number: int) -> FilterState:
+        """The ensemble after the ``number``-th registration of the session, of whose error nothing is known yet."""
+        errors = state.errors.copy()
+        errors[:, :REGISTRATION_COLUMNS] = 0.0
+        known = self._known(replace(state, errors=errors))
+        errors[:, :REGISTRATION_COLUMNS] = self._draw([state.seed, 2, number], np.ones(REGISTRATION_COLUMNS), known)
+        return replace(state, errors=errors)
+
+    def with_sensor(
+        self,
+        state: FilterState,
+        name: str,
+        *,
+        port: int | None = None,
+        frequency_hz: float | None = None,
+        damping: float | None = None,
+        zero_deviation_mmhg: float | None = None,
+    ) -> FilterState:
+        """The ensemble with one more pressure sensor, whose errors are the prior's.
+
+        Args:
+            state: the ensemble.
+            name: of the sensor; its draws come from the session's seed and this name.
+            port: of a fluid-filled line: 0 for the inlet, i for the i-th outlet; None for a sensor at a tool's tip.
+            frequency_hz: of the line, where it was measured.
+            damping: the same.
+            zero_deviation_mmhg: of its bias, where it was zeroed.
+        """
+        settings = self.settings
+        prior = np.zeros(SENSOR_COLUMNS)
+        zero = settings.bias_deviation if zero_deviation_mmhg is None else max(zero_deviation_mmhg, LEAST_BIAS_MMHG)
+        prior[BIAS], prior[DRIFT] = zero, settings.drift_deviation
+        if port is not None:
+            prior[FREQUENCY] = UNKNOWN_DEVIATION if frequency_hz is None else MEASURED_DEVIATION
+            prior[DAMPING] = UNKNOWN_DEVIATION if damping is None else MEASURED_DEVIATION
+        drawn = np.flatnonzero(prior)
+        columns = np.zeros((settings.members, SENSOR_COLUMNS))
+        columns[:, drawn] = self._draw([state.seed, 3, crc32(name.encode())], prior[drawn], self._known(state))
+        if port is not None:
+            columns[:, FREQUENCY] += np.log(frequency_hz or USUAL_FREQUENCY_HZ)
+            columns[:, DAMPING] += np.log(damping or USUAL_DAMPING)
+            columns[:, READING] = self.port_pressure(state.ports, port)
+        slot = SensorSlot(name, state.errors.shape[1], port)
+        return replace(
+            state,
+            errors=np.hstack([state.errors, columns]),
+            error_prior=np.concatenate([state.error_prior, prior]),
+            sensors=(*state.sensors, slot),
+        )
+
+    @staticmethod
+    def port_pressure(ports: PortState, port: int) -> Array:
+        """(members,) mmHg at a port, 0 for the inlet."""
+        pressure = ports.inlet_pressure if port == 0 else ports.outlet_pressure[:, port - 1]
+        in_mmhg: Array = pressure / PASCAL_PER_MMHG
+        return in_mmhg
+
+    def _inflow(self, phase: Array, period_s: float, scale: Array, shape: Array) -> tuple[Array, Array]:
+        """(n, members) each member's inflow [m^3/s] and its time derivative at phases (n,) [beats] of a beat."""
         own = self.waveform.period
         time = (phase % 1.0) * own
-        return self.waveform.spline(time), self.waveform.spline(time, 1) * (own / period_s)
+        value, rate = self._planned(time)
+        value, rate = value[:, None], rate[:, None] * (own / period_s)
+        if shape.shape[1]:
+            order = np.arange(1, shape.shape[1] // 2 + 1)
+            angle = 2.0 * np.pi * np.outer(phase, order)
+            waves, slopes = np.empty((len(phase), shape.shape[1])), np.empty((len(phase), shape.shape[1]))
+            waves[:, 0::2], waves[:, 1::2] = np.cos(angle), np.sin(angle)
+            speed = 2.0 * np.pi * order / period_s
+            slopes[:, 0::2], slopes[:, 1::2] = -speed * waves[:, 1::2], speed * waves[:, 0::2]
+            value = value + self._mean * (waves @ shape.T)
+            rate = rate + self._mean * (slopes @ shape.T)
+        return scale * value, scale * rate
+
+    def _planned(self, time: Array) -> tuple[Array, Array]:
+        """(n,) the planned inflow and its derivative at times (n,) within the period: what its spline gives, at a fifth
+        of the cost for a few times."""
+        piece = np.clip(np.searchsorted(self._knots, time, side="right") - 1, 0, self._pieces.shape[1] - 1)
+        third, second, first, constant = self._pieces[:, piece]
+        within = time - self._knots[piece]
+        value = ((third * within + second) * within + first) * within + constant
+        return value, (3.0 * third * within + 2.0 * second) * within + first
 
     def advance(self, state: FilterState, step: int, beat: Beat, *, stride: int = 1) -> FilterState:
         """Integrate every member to a later time step, the heart beating as ``beat`` says.
@@ -148,29 +338,91 @@ class FlowFilter:
         """
         if step <= state.step:
             return state
-        parameters = self.parameters(state.log_factors)
+        parameters = state.beds or self.parameters(state.log_factors)
         scale = self.inflow_factor(state.log_factors)
-        ports, number = state.ports, state.step
+        ports, number, errors = state.ports, state.step, state.errors
+        lines = [slot for slot in state.sensors if slot.port is not None]
         for length in sorted({stride, 1}, reverse=True):
             if number + length > step:
                 continue
             numbers = range(number + length, step + 1, length)
             phase = np.array([beat.phase(one * self.step_ns) for one in numbers])
-            value, rate = self._inflow(phase, beat.period_ns * 1e-9)
-            stepper = self.model.stepper(parameters, length * self.settings.time_step)
-            ports = stepper.advance(ports, np.outer(value, scale), np.outer(rate, scale))
+            value, rate = self._inflow(phase, beat.period_ns * 1e-9, scale, state.shape)
+            seconds = length * self.settings.time_step
+            stepper = self.model.stepper(parameters, seconds)
+            if lines:
+                passed = [ports, *stepper.states(ports, value, rate)]
+                ports = passed[-1]
+                errors = self._through_lines(errors, lines, passed, seconds)
+            else:
+                ports = stepper.advance(ports, value, rate)
             number = numbers[-1]
-        elapsed = (step - state.step) * self.settings.time_step
-        return FilterState(step=step, ports=ports, log_factors=self._forget(state.log_factors, elapsed))
+        state = replace(state, step=step, ports=ports, errors=errors, beds=parameters)
+        if step - state.remembered < FORGETTING_STEPS:
+            return state
+        elapsed = min(step - state.remembered, LONGEST_FORGETTING_STEPS) * self.settings.time_step
+        return self._forget(replace(state, remembered=step), elapsed)
 
-    def _forget(self, log_factors: Array, elapsed_s: float) -> Array:
-        """Let the parameters' spread grow towards the prior's; correlations are kept."""
-        mean = log_factors.mean(axis=0)
-        spread = log_factors.std(axis=0, ddof=1)
-        room = self.prior_deviation / np.maximum(spread, 1e-12)
-        growth = np.clip(room, 1.0, np.exp(elapsed_s / self.settings.forgetting_time))
-        forgotten: Array = mean + (log_factors - mean) * growth
-        return forgotten
+    def _through_lines(self, errors: Array, lines: list[SensorSlot], passed: list[PortState], step_s: float) -> Array:
+        """The errors with the fluid-filled lines' states brought to the last of some states, a step apart."""
+        errors = errors.copy()
+        for slot in lines:
+            columns = errors[:, slot.begin : slot.begin + SENSOR_COLUMNS]
+            step = LineStep.of(
+                np.exp(np.clip(columns[:, FREQUENCY], *_FREQUENCY_LIMITS)),
+                np.exp(np.clip(columns[:, DAMPING], *_DAMPING_LIMITS)),
+                step_s,
+            )
+            pressure = np.array([self.port_pressure(ports, slot.port or 0) for ports in passed])
+            columns[:, READING : SLOPE + 1] = step.through(columns[:, READING : SLOPE + 1], pressure, step_s)
+        return errors
+
+    def _forget(self, state: FilterState, elapsed_s: float) -> FilterState:
+        """Let the parameters' spread grow towards the prior's; correlations are kept. Sensors drift on."""
+        slow = elapsed_s / self.settings.error_forgetting_time
+        errors = _grown(state.errors, state.error_prior, slow)
+        for slot in state.sensors:
+            errors[:, slot.begin + BIAS] += errors[:, slot.begin + DRIFT] * (elapsed_s / 3600.0)
+        fast = elapsed_s / self.settings.forgetting_time
+        return replace(
+            state,
+            log_factors=_grown(state.log_factors, self.prior_deviation, fast),
+            shape=_grown(state.shape, self.shape_deviation, fast),
+            errors=errors,
+            beds=None,
+        )
+
+    def displaced(self, state: FilterState) -> FilterState:
+        """The ensemble after the patient may have moved: the registration's error is some times what it was."""
+        errors = state.errors.copy()
+        wide = np.full(REGISTRATION_COLUMNS, DISPLACED)
+        errors[:, :REGISTRATION_COLUMNS] = _grown(errors[:, :REGISTRATION_COLUMNS], wide, np.inf)
+        return replace(state, errors=errors)
+
+    def reopened(self, state: FilterState, *, parameters: float = 1.0, sensor: str | None = None) -> FilterState:
+        """The ensemble less certain of itself: what recovers it after a fault.
+
+        Args:
+            state: the ensemble.
+            parameters: the parameters' spread becomes at least this many times the prior's, unless a sensor is named.
+            sensor: whose bias becomes `REOPENED_BIAS_MMHG` uncertain.
+        """
+        if sensor is not None:
+            slot = state.slot(sensor)
+            if slot is None:
+                return state
+            errors = state.errors.copy()
+            bias = errors[:, slot.begin + BIAS]
+            errors[:, slot.begin + BIAS] = bias.mean()
+            known = self._known(replace(state, errors=errors))
+            generation = [state.seed, 4, crc32(sensor.encode()), state.step % 2**31]
+            fresh = self._draw(generation, np.array([REOPENED_BIAS_MMHG]), known)[:, 0]
+            errors[:, slot.begin + BIAS] = bias.mean() + fresh
+            return replace(state, errors=errors)
+        # Beds and heart change; the vessel's geometry, which the last factor stands for, does not.
+        wide = parameters * self.prior_deviation
+        wide[-1] = 0.0
+        return replace(state, log_factors=_grown(state.log_factors, wide, np.inf), beds=None)
 
     def assimilate(
         self, state: FilterState, predicted: Array, observed: float, variance: float, beat: Beat
@@ -184,23 +436,49 @@ class FlowFilter:
             variance: its error variance as evidence, with the model's error.
             beat: the present beat, for the inflow that the conditioned flows must add up to.
         """
-        joint = np.hstack([state.ports.flow, state.ports.capacitor_pressure, state.log_factors])
-        joint = transform_analysis(joint, predicted[:, None], np.array([observed]), np.array([variance]))
-        count = self.outlet_count
-        log_factors = np.clip(joint[:, 2 * count :], -LARGEST_LOG_FACTOR, LARGEST_LOG_FACTOR)
-        values, rates = self._inflow(np.array([beat.phase(state.step * self.step_ns)]), beat.period_ns * 1e-9)
-        value, rate = values[0], rates[0]
-        scale = self.inflow_factor(log_factors)
+        parts = (state.ports.flow, state.ports.capacitor_pressure, state.log_factors, state.shape, state.errors)
+        joint = scalar_analysis(np.hstack(parts), predicted, observed, variance)
+        ends = np.cumsum([part.shape[1] for part in parts])
+        flow, capacitor_pressure, log_factors, shape, errors = np.split(joint, ends[:-1], axis=1)
+        log_factors = np.clip(log_factors, -LARGEST_LOG_FACTOR, LARGEST_LOG_FACTOR)
+        shape = np.clip(shape, -LARGEST_SHAPE, LARGEST_SHAPE)
+        phase = np.array([beat.phase(state.step * self.step_ns)])
+        value, rate = self._inflow(phase, beat.period_ns * 1e-9, self.inflow_factor(log_factors), shape)
         # The analysis is linear and the inflow factor is not: hand the difference to the outlets in equal parts of
         # their inertial share, so that each member's flows add up to its inflow again.
-        missing = scale * value - joint[:, :count].sum(axis=1)
-        flow = joint[:, :count] + missing[:, None] * self.model.inertial_share
+        missing = value[0] - flow.sum(axis=1)
+        flow = flow + missing[:, None] * self.model.inertial_share
         parameters = self.parameters(log_factors)
         # What the fluid remembers moves with the flow: an analysis corrects the past as well.
         lagged = state.ports.lagged_flow + (flow - state.ports.flow)[:, None]
-        ports = self.model.complete(flow, joint[:, count : 2 * count], scale * rate, parameters, lagged)
-        return replace(state, ports=ports, log_factors=log_factors)
+        ports = self.model.complete(flow, capacitor_pressure, rate[0], parameters, lagged)
+        return replace(state, ports=ports, log_factors=log_factors, shape=shape, errors=errors, beds=parameters)
 
     def judge(self, predicted: Array, observed: float, variance: float) -> Innovation:
         """How far an observation is from what was expected, without using it."""
-        return innovation(predicted[:, None], np.array([observed]), np.array([variance]))
+        spread = float(predicted.var(ddof=1))
+        return Innovation(np.array([observed - float(predicted.mean())]), np.array([spread + variance]))
+
+
+REOPENED_BIAS_MMHG = 15.0
+"""Spread of a sensor's bias after it was seen to have moved: 20 cm of blood."""
+
+DISPLACED = 4.0
+"""Standard deviations of the registration's error after a push, in those of a sound one."""
+
+LEAST_BIAS_MMHG = 0.05
+"""No transducer is zeroed better."""
+
+_FREQUENCY_LIMITS = (np.log(2.0), np.log(80.0))
+_DAMPING_LIMITS = (np.log(0.05), np.log(5.0))
+
+
+def _grown(members: Array, prior: Array, times: float) -> Array:
+    """Members (m, n) whose spread has grown by e^``times``, up to the prior's (n,) deviations; never smaller."""
+    mean = members.mean(axis=0)
+    anomalies = members - mean
+    spread = np.sqrt((anomalies**2).sum(axis=0) / (len(members) - 1))
+    room = prior / np.maximum(spread, 1e-12)
+    growth = np.clip(room, 1.0, np.exp(min(times, 50.0)))
+    grown: Array = mean + anomalies * growth
+    return grown

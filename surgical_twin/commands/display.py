@@ -15,6 +15,8 @@ from surgical_twin.errors import InputError
 def export(
     case: Annotated[Path, typer.Argument(help="The case's folder; with --csv a recording.")],
     glb: Annotated[Path | None, typer.Option(help="Write the 3D scene for AR and the web (GLB).")] = None,
+    usdz: Annotated[Path | None, typer.Option(help="Write it for AR on Apple devices (USDZ).")] = None,
+    triangles: Annotated[int, typer.Option(help="Triangles at most in such a model.")] = 50_000,
     png: Annotated[Path | None, typer.Option(help="Write a picture.")] = None,
     csv: Annotated[
         Path | None, typer.Option(help="Write a recording's messages and states as CSV tables into this folder.")
@@ -25,13 +27,15 @@ def export(
 ) -> None:
     """Write the planned case as a GLB model, a picture or a mesh for another solver; or a recording as CSV tables."""
     from surgical_twin.case import Case
-    from surgical_twin.display import export_glb, export_png
+    from surgical_twin.display import export_ar, export_png
 
     if csv is not None:
         export_tables(case, csv)
         return
-    if glb is None and png is None and mesh is None:
-        raise InputError("export has nothing to write; give --glb FILE, --png FILE, --mesh FILE or several of them.")
+    if glb is None and usdz is None and png is None and mesh is None:
+        raise InputError(
+            "export has nothing to write; give --glb FILE, --usdz FILE, --png FILE, --mesh FILE or several of them."
+        )
     opened = Case.open(case)
     if mesh is not None:
         from meshes.exchange import export_mesh
@@ -40,9 +44,10 @@ def export(
 
         export_mesh(read_lumen_mesh(opened.require(MESH)), mesh)
         out.print(f"{mesh} written")
-    if glb is not None:
-        export_glb(opened, glb)
-        out.print(f"{glb} written")
+    for model in (glb, usdz):
+        if model is not None:
+            export_ar(opened, model, triangles=triangles)
+            out.print(f"{model} written")
     if png is not None:
         export_png(opened, png)
         out.print(f"{png} written")
@@ -52,12 +57,33 @@ def view(
     case: CaseFolder,
     states: StatesAt = STATES,
     web: Annotated[bool, typer.Option("--web", help="Serve a web page instead of opening a window.")] = False,
-    port: Annotated[int, typer.Option(help="Port of the web page on 127.0.0.1.")] = 8080,
+    ar: Annotated[
+        bool, typer.Option("--ar", help="Serve a page that draws by itself, in 3D and in AR headsets (WebXR).")
+    ] = False,
+    port: Annotated[int, typer.Option(help="Port of the page.")] = 8080,
+    host: Annotated[str, typer.Option(help="Address of the AR page; beyond this machine it needs TLS.")] = "127.0.0.1",
+    tls_certificate: Annotated[Path | None, typer.Option(help="Certificate of the AR page (PEM).")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM).")] = None,
+    triangles: Annotated[int, typer.Option(help="Triangles at most in the AR page.")] = 50_000,
+    commands: Annotated[
+        str | None, typer.Option(help="The twin's command channel, for what-if questions from the web page.")
+    ] = None,
     keys: ViewerKeys = None,
 ) -> None:
-    """Show a running twin in a window or as a web page."""
+    """Show a running twin in a window, as a web page or in AR."""
     from surgical_twin.case import Case
-    from surgical_twin.display import handed_security, run_display
+    from surgical_twin.display import handed_security, run_ar, run_display
+    from viewer.ar_page import Certificate
 
     security = handed_security() if keys is None else as_client(keys, VIEWER)
-    run_display(Case.open(case), states, web=web, port=port, security=security)
+    if (tls_certificate is None) != (tls_key is None):
+        raise InputError("--tls-certificate and --tls-key belong together; give both or none.")
+    if ar and web:
+        raise InputError("--ar and --web are two pages; start one view for each, with another --port.")
+    if ar:
+        tls = None if tls_certificate is None or tls_key is None else Certificate(tls_certificate, tls_key)
+        run_ar(Case.open(case), states, host=host, port=port, tls=tls, triangles=triangles, security=security)
+        return
+    if host != "127.0.0.1" or tls_certificate is not None:
+        raise InputError("--host and --tls-certificate are for --ar; the other page is for this machine only.")
+    run_display(Case.open(case), states, web=web, port=port, security=security, commands=commands)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from streams.roles import BRIDGE, SIMULATOR, VIEWER
-from streams.security import ClientSecurity, ServerSecurity, client_security, server_security
+from streams.security import ClientSecurity, ServerSecurity, client_security, new_client, server_security
 from surgical_twin.errors import InputError
 
 DEVICES = "tcp://127.0.0.1:5590"
@@ -45,6 +45,16 @@ def guarding(keys: Path | None, *, insecure: bool) -> Iterator[ServerSecurity | 
     finally:
         if security is not None:
             security.close()
+
+
+def display_key(keys: Path | None, *, insecure: bool) -> ClientSecurity | None:
+    """A new key for the twin's own display, to be admitted by `ServerSecurity.admit`; None for plain text.
+
+    Raises:
+        InputError: keys and plain text are both asked for, or the twin's public key cannot be read.
+    """
+    _check(keys, insecure)
+    return None if keys is None else new_client(keys)
 
 
 def as_client(keys: Path | None, name: str, *, insecure: bool = False) -> ClientSecurity | None:

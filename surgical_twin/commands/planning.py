@@ -1,5 +1,6 @@
 """Commands that make a case and say what it holds."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,9 @@ OwnCenterline = Annotated[
     Path | None, typer.Option("--centerline", help="Follow this centerline (VTP, VTK or Slicer's .mrk.json) instead.")
 ]
 Until = Annotated[str | None, typer.Option(help="Stop after this step, such as lumen or mesh.")]
+Scheduler = Annotated[
+    str | None, typer.Option(help="Address of a dask scheduler whose workers do the 3D runs: tcp://HOST:8786.")
+]
 Region = Annotated[str | None, typer.Option(help="Look only inside this box: X,Y,Z,X,Y,Z in mm, LPS.")]
 
 
@@ -95,13 +99,11 @@ def plan(
     unit: LengthUnit = None,
     centerline: OwnCenterline = None,
     until: Until = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Plan a case from an angiography volume: lumen, mesh, 3D flow, reduced model."""
-    plan_case(
-        _request(image, labels, segment_name, seed, threshold, region, config, series, unit, centerline),
-        case,
-        until=until,
-    )
+    request = _request(image, labels, segment_name, seed, threshold, region, config, series, unit, centerline)
+    plan_case(replace(request, scheduler=scheduler), case, until=until)
     info(case)
 
 

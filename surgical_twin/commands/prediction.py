@@ -2,13 +2,14 @@
 
 import json
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from surgical_twin.commands.console import CaseFolder, err, out
+from surgical_twin.commands.console import CaseFolder, err, out, progress_bar
 from surgical_twin.errors import InputError
 
 Many = list[str] | None
@@ -20,7 +21,10 @@ def what_if(
     stent: Annotated[
         Many, typer.Option(help="stenosis_N or stenosis_N=RESIDUAL of its diameter: stenosis_1=10%.")
     ] = None,
-    device: Annotated[Many, typer.Option(help="VESSEL=DIAMETER of a catheter or sheath: outlet_1=6F.")] = None,
+    device: Annotated[
+        Many,
+        typer.Option(help='VESSEL=DIAMETER[@FROM-TO mm] of a catheter or sheath: outlet_1=6F, "outlet_1=6F@10-40 mm".'),
+    ] = None,
     svr: Annotated[Many, typer.Option(help="Change of all beds' resistance: +20%.")] = None,
     resistance: Annotated[Many, typer.Option(help="VESSEL=CHANGE of one bed's resistance: outlet_1=-30%.")] = None,
     inflow: Annotated[Many, typer.Option(help="Change of the inflow or a flow: -15%, 0.6 L/min.")] = None,
@@ -33,15 +37,20 @@ def what_if(
         str, typer.Option(help="What the inlet keeps: flow, pressure, or auto: flow in the aorta, else pressure.")
     ] = "auto",
     after: Annotated[Path | None, typer.Option("--after", help="Ask the patient that this recording has left.")] = None,
+    solve: Annotated[
+        bool, typer.Option("--solve", help="Solve the changed situation in 3D as well: minutes; kept in the case.")
+    ] = False,
     png: Annotated[Path | None, typer.Option(help="Write before and after side by side.")] = None,
     report: Annotated[Path | None, typer.Option("--json", help="Write all quantities to this JSON file.")] = None,
 ) -> None:
     """Say what clamping, stenting, a drug or a loss of blood would do to pressure and flow, with 95 % intervals."""
     from surgical_twin.case import Case, write_atomically
     from surgical_twin.prediction.circulation import usual_source
+    from surgical_twin.prediction.interventions import Intervention
     from surgical_twin.prediction.pharmacology import read_drugs
     from surgical_twin.prediction.picture import draw_comparison
     from surgical_twin.prediction.reading import Reader
+    from surgical_twin.prediction.recompute import recomputable, recompute
     from surgical_twin.prediction.what_if import Comparison, rank
 
     asked = {
@@ -63,8 +72,13 @@ def what_if(
         source = usual_source(predictor.planned_inflow) if hold == "auto" else hold
         reader = Reader(predictor.situation, read_drugs(drugs), predictor.planned_inflow)
 
-        def compare(wishes: dict[str, list[str]]) -> Comparison:
+        interventions: dict[str, list[Intervention]] = {}
+
+        def compare(wishes: dict[str, list[str]], name: str = "") -> Comparison:
             chosen = [reader.read(kind, text) for kind, texts in wishes.items() for text in texts]
+            if solve:
+                recomputable(chosen)
+            interventions[name] = chosen
             return predictor.compare(chosen, source=source)
 
         if alternatives is None:
@@ -72,7 +86,7 @@ def what_if(
         else:
             if any(asked.values()):
                 raise InputError("Give interventions as options or in --alternatives FILE, not both.")
-            compared = {name: compare(wishes) for name, wishes in read_alternatives(alternatives).items()}
+            compared = {name: compare(wishes, name) for name, wishes in read_alternatives(alternatives).items()}
     for name, comparison in compared.items():
         out.print(_table(name, comparison))
         for note in comparison.notes:
@@ -84,6 +98,11 @@ def what_if(
         out.print(ranking)
     if report is not None:
         write_atomically(report, json.dumps({name: one.as_plain() for name, one in compared.items()}, indent=1))
+    for name, comparison in compared.items() if solve else ():
+        with progress_bar() as progress:
+            task = progress.add_task(f"3D {name}".strip(), total=1.0)
+            answer = recompute(opened, comparison.situation, interventions[name], partial(_advance, progress, task))
+        out.print(_recomputed_table(name, comparison, answer, predictor.model.port_names))
     if png is not None:
         name, _ = rank(compared)[0]
         draw_comparison(opened, predictor, compared[name], png)
@@ -137,6 +156,29 @@ def _table(name: str, comparison: "Comparison") -> Table:  # type: ignore[name-d
     table = Table("quantity", "before", "after", "change", title=f"{name}: {title}" if name else title)
     for quantity, values in comparison.quantities.items():
         table.add_row(quantity, *(_interval(one) for one in (values.before, values.after, values.change)))
+    return table
+
+
+def _advance(progress: "Progress", task: "TaskID", share: float) -> None:  # type: ignore[name-defined]  # noqa: F821
+    progress.update(task, completed=share)
+
+
+def _recomputed_table(
+    name: str,
+    comparison: "Comparison",  # type: ignore[name-defined]  # noqa: F821
+    answer: "Recomputed",  # type: ignore[name-defined]  # noqa: F821
+    ports: tuple[str, ...],
+) -> Table:
+    title = "what 3D says of the mean patient, beside the estimate"
+    table = Table("quantity", "estimate", "3D", "inside", title=f"{name}: {title}" if name else title)
+    for index, port in enumerate(ports):
+        for label, value in (
+            (f"mean pressure {port} [mmHg]", answer.mean_pressure_mmhg[index]),
+            (f"mean flow {port} [mL/min]", answer.mean_flow_ml_min[index]),
+        ):
+            said = comparison.quantities[label].after
+            inside = "yes" if said.lower <= value <= said.upper else "[bold red]no[/]"
+            table.add_row(label, _interval(said), f"{value:.1f}", inside)
     return table
 
 

@@ -1,5 +1,6 @@
 """Commands of the procedure: the simulated operating room, the live twin, replay, and the demo of it all."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ from rich.table import Table
 
 from streams.messages import TwinState
 from streams.recording import Recording
-from streams.roles import SIMULATOR
+from streams.roles import SIMULATOR, WATCH
 from surgical_twin.commands.console import CaseFolder, err, out, progress_bar
 from surgical_twin.commands.network import (
     DEVICES,
@@ -20,6 +21,7 @@ from surgical_twin.commands.network import (
     StatesAt,
     TwinKeys,
     as_client,
+    display_key,
     ends_with,
     guarding,
 )
@@ -82,38 +84,54 @@ def live(
     keys: TwinKeys = None,
     insecure: Insecure = False,
     report: Annotated[Path | None, typer.Option(help="Write latency and counts to this JSON file.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the session of --record whose process was ended.")
+    ] = False,
+    watchdog: Annotated[
+        bool, typer.Option(help="Start the session again, where it was, if its process dies or hangs.")
+    ] = hasattr(os, "fork"),
 ) -> None:
     """Run the twin: subscribe, register, assimilate, publish. Ends with the procedure or with Ctrl-C."""
     import json
 
     from surgical_twin.case import Case, write_atomically
+    from surgical_twin.checkpoint import checkpoint_path
     from surgical_twin.display import start_display
     from surgical_twin.live import AUDIT_LOG, Endpoints, LiveLoop
     from surgical_twin.session_model import SessionModel
+    from surgical_twin.watchdog import Pulse, watched
 
     opened = Case.open(case)
-    if record is not None and record.exists():
-        raise InputError(f"{record} exists; a recording is never written over: name another file with --record.")
-    with guarding(keys, insecure=insecure) as security:
-        model = SessionModel.load(opened)
-        loop = LiveLoop(
-            model,
-            seed=seed,
-            endpoints=Endpoints(devices, states, commands),
-            record=record,
-            case=str(case.resolve()),
-            security=security,
-            insecure=insecure,
-            audit_log=opened.path(AUDIT_LOG),
-        )
-        ends_with(loop.stop)
-        display = start_display(case, states, window=show, web=web, security=security)
-        try:
+    if record is not None and record.exists() and not resume:
+        again = "; or go on with it with --resume" if checkpoint_path(record, case).is_file() else ""
+        raise InputError(f"{record} exists; a recording is never written over: name another file with --record{again}.")
+    own_key = display_key(keys, insecure=insecure)
+    model = SessionModel.load(opened)
+    display = start_display(case, states, window=show, web=web, key=own_key)
+    pulse = Pulse()
+    watching = os.getpid()
+    try:
+        before = watched(pulse, lambda text: err.print(text, style="bold red", highlight=False)) if watchdog else 0
+        with guarding(keys, insecure=insecure) as security:
+            if security is not None and own_key is not None:
+                security.admit("display", (WATCH,), own_key)
+            loop = LiveLoop(
+                model,
+                seed=seed,
+                endpoints=Endpoints(devices, states, commands),
+                record=record,
+                case=str(case.resolve()),
+                security=security,
+                insecure=insecure,
+                audit_log=opened.path(AUDIT_LOG),
+                go_on=resume or before > 0,
+            )
+            ends_with(loop.stop)
             with err.status("waiting for devices") as status:
-                result = loop.run(lambda state: status.update(status_line(state)))
-        finally:
-            if display is not None:
-                display.terminate()
+                result = loop.run(lambda state: status.update(status_line(state)), pulse.beat)
+    finally:
+        if display is not None and os.getpid() == watching:
+            display.terminate()
     if report is not None:
         write_atomically(report, json.dumps(result.summary(), indent=1))
     table = Table("what", "value", title="live session")

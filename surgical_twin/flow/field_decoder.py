@@ -1,18 +1,17 @@
-"""From the state of the port model to pressure and velocity in the whole lumen.
+"""From the state of the port model to pressure, velocity and wall shear stress in the whole lumen.
 
-In a rigid tree the fields follow from the flows: viscous pressure from ``Q`` and its past (the port model's
-memory ``lambda``), convective pressure from the products of flows, inertial pressure from ``dQ/dt``. So::
+In a rigid tree the fields follow from the flows and their past: viscous pressure from ``Q`` and the port model's memory
+``lambda``, convective pressure from the products of flows, inertial pressure from ``dQ/dt``. So::
 
-    p(x, t) = P_in(t) + sum_k modes_k(x) a_k(t),      a = map . features(Q, dQ/dt, lambda)
+    p(x, t) = P_in(t) + sum_k modes_k(x) a_k(t),      a = map . features(Q, dQ/dt, lambda) + kernel(Q, dQ/dt, lambda)
     features = [Q_j, Q_j |Q_j|, Q_j |Q_in|, dQ_j/dt, Q_j - lambda_j]      j = 1 .. N outlets
 
-and the velocity likewise without ``P_in``. The modes are the proper orthogonal decomposition of the 3D runs'
-snapshots (Sirovich, Quart. Appl. Math. 45, 1987), weighted by volume; ``map`` is a ridge regression of the
-modes' amplitudes, its penalty chosen mode by mode on what is left out: parts of each run for pressure, and
-whole runs for velocity. Pressure follows the flows within a few percent. Velocity behind a narrowing does
-not: jets and eddies have a life of their own, which lasts longer than a part of a run, and only another run
-shows which share of it the flows explain. A mode that the features cannot predict is dropped: it would only
-add noise. SI units.
+and velocity and wall shear likewise without ``P_in``. The modes are the proper orthogonal decomposition of the 3D runs'
+snapshots (Sirovich, Quart. Appl. Math. 45, 1987), weighted by volume; how amplitudes follow from the state, and the
+kernel, are in `amplitude_fit`. Pressure follows the features within a few percent and has no kernel: it is read in
+microseconds. Behind a narrowing velocity does not: where a jet lies is not linear in the flows, which the kernel takes
+up; what jets and eddies do by themselves nothing predicts. A mode of which too little is predicted in what was left
+out, parts of each run for pressure and whole runs for the others, is dropped: it would only add noise. SI units.
 
 The gradient of pressure at a point is interpolated from nodal gradients, each the volume-weighted mean over
 the cells around its node. The gradient of the linear field inside one cell is of first order and jumps from
@@ -24,7 +23,7 @@ into one of pressure sees no jump when the tip crosses a face, and in the interi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,6 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surgical_twin.errors import InputError
+from surgical_twin.flow.amplitude_fit import KernelTerm, fit_amplitudes, history
+from surgical_twin.flow.domain import WALL_TAG
 from surgical_twin.flow.locator import MeshLocator
 from surgical_twin.flow.port_fit import START_UP, PortSamples, outlets_of, settled
 
@@ -43,7 +44,10 @@ Array32 = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
 _PENALTIES = np.logspace(-6, 0, 19)
+_MOST_STATES = 600  # of the kernel: what the fit costs goes with their cube
 _PARTS_PER_RUN = 4
+_GRAM_COLUMNS = 20_000
+_NOTHING = np.empty(0)
 
 
 class FlowState(Protocol):
@@ -80,29 +84,39 @@ def flow_features(state: FlowState) -> Array:
 
 @dataclass(frozen=True)
 class ModalMap:
-    """Modes of one field and how their amplitudes follow from the features."""
+    """Modes of one field and how their amplitudes follow from the state."""
 
     modes: Array32
     """(nodes, components, K) each with a largest absolute value of 1"""
     map: Array
     """(features, K) amplitudes per feature"""
+    kernel: KernelTerm | None = None
+    """what is not linear in the features; None where there is nothing"""
 
-    def amplitudes(self, features: Array) -> Array:
+    def amplitudes(self, state: FlowState) -> Array:
         """(m, K) in the field's unit."""
-        return features @ self.map
+        linear = flow_features(state) @ self.map
+        return linear if self.kernel is None else linear + self.kernel.amplitudes(state)
+
+    def field(self, state: FlowState, nodes: Indices | None = None) -> Array:
+        """(m, nodes, components) at all nodes, or at those given."""
+        modes = self.modes if nodes is None else self.modes[nodes]
+        flat = self.amplitudes(state) @ modes.reshape(-1, modes.shape[2]).T
+        return flat.reshape(len(flat), *modes.shape[:2])
 
 
 @dataclass(frozen=True)
 class DecoderSettings:
     """How the modes are chosen.
 
-    ``dropped_energy`` is the part of the snapshots' energy that truncation may lose, ``max_modes`` a ceiling
-    per field, ``least_skill`` the share of a mode's power that must be predicted on what is left out
-    for the mode to stay, ``skip`` the part of a period left out at the start of each run.
+    ``dropped_energy`` is the part of the snapshots' energy that truncation may lose, ``max_modes`` a ceiling for
+    pressure, ``max_kernel_modes`` for velocity and wall shear, ``least_skill`` the share of a mode's power that must be
+    predicted on what is left out for the mode to stay, ``skip`` the part of a period left out at the start of each run.
     """
 
     dropped_energy: float = 1e-6
     max_modes: int = 16
+    max_kernel_modes: int = 64
     least_skill: float = 0.05
     skip: float = START_UP
 
@@ -139,6 +153,12 @@ class FieldDecoder:
     outlets: tuple[str, ...]
     pressure_part: ModalMap
     velocity_part: ModalMap
+    wall_shear_part: ModalMap | None = None
+    """of the wall's nodes; None where the runs did not keep the shear stress"""
+    wall_nodes: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """(w,) which vertices those are"""
+    wall_areas: Array = field(default_factory=lambda: np.zeros(0))
+    """(w,) m^2, each one's share of the wall"""
 
     @cached_property
     def locator(self) -> MeshLocator:
@@ -178,7 +198,7 @@ class FieldDecoder:
 
     def coefficients(self, state: FlowState) -> Array:
         """(m, K) Pa, the inlet pressure first: pressure at x = sum_k coefficients_k modes_k(x)."""
-        amplitudes = self.pressure_part.amplitudes(flow_features(state)) * state.drop_factor[:, None]
+        amplitudes = self.pressure_part.amplitudes(state) * state.drop_factor[:, None]
         return np.concatenate([state.inlet_pressure[:, None], amplitudes], axis=1)
 
     def display_modes(self, where: NDArray[Any]) -> Array32:
@@ -206,11 +226,16 @@ class FieldDecoder:
 
     def velocity(self, state: FlowState, vertices: Indices | None = None) -> Array:
         """(m, nv, 3) m/s at all vertices, or at those given."""
-        part = self.velocity_part
-        modes = part.modes if vertices is None else part.modes[vertices]
-        amplitudes = part.amplitudes(flow_features(state))
-        flat = amplitudes @ modes.reshape(-1, modes.shape[2]).T
-        return flat.reshape(len(amplitudes), len(modes), 3)
+        return self.velocity_part.field(state, vertices)
+
+    def wall_shear(self, state: FlowState) -> Array:
+        """(m, w, 3) Pa at the wall's nodes `wall_nodes`: the blood's force on the wall along it, per area.
+
+        Raises `InputError` where no run had it.
+        """
+        if self.wall_shear_part is None:
+            raise InputError("The flow model has no wall shear stress: its runs did not keep it; plan the case again.")
+        return self.wall_shear_part.field(state)
 
 
 def nodal_volumes(points: Array, tetrahedra: Indices) -> Array:
@@ -252,10 +277,12 @@ def fit_field_decoder(
     *,
     time_constants: Array | None = None,
     settings: DecoderSettings | None = None,
+    wall: WallShape | None = None,
 ) -> FieldDecoder:
     """Trains the decoder on the snapshots of all runs, all on the mesh given (m).
 
-    ``time_constants`` (K,) are those of the port model's memory; without them K is zero.
+    ``time_constants`` (K,) are those of the port model's memory; without them K is zero. ``wall`` says where the runs'
+    wall shear stress is, where they have it.
 
     Raises `InputError` for runs of another mesh or with too few snapshots to tell the features apart.
     """
@@ -285,42 +312,112 @@ def fit_field_decoder(
             for run, s in zip(runs, states, strict=True)
         ]
     )
-    velocity = np.concatenate(
-        [np.asarray(run.velocity, dtype=float)[s.kept] for run, s in zip(runs, states, strict=True)]
-    )
+    by_run = whole if len(runs) > 1 else parts
+    thin = slice(None, None, -(-len(features) // _MOST_STATES))
+    histories = np.concatenate([history(state) for state in states])[thin]
+
+    def beyond_linear(name: str, weights: Array) -> ModalMap:
+        snapshots = np.concatenate([getattr(run, name)[s.kept] for run, s in zip(runs, states, strict=True)])[thin]
+        return _fit_kernel_modes(snapshots, weights, features[thin], histories, by_run[thin], len(outlets), chosen)
+
+    has_shear = wall is not None and all(getattr(run, "wall_shear", _NOTHING).size for run in runs)
     return FieldDecoder(
         points=np.asarray(points, dtype=float),
         tetrahedra=np.asarray(tetrahedra, dtype=np.int64),
         outlets=outlets,
         pressure_part=_fit_modes(drop[:, :, None], volumes, features, parts, chosen),
-        velocity_part=_fit_modes(velocity, volumes, features, whole if len(runs) > 1 else parts, chosen),
+        velocity_part=beyond_linear("velocity", volumes),
+        wall_shear_part=beyond_linear("wall_shear", wall.areas) if wall is not None and has_shear else None,
+        wall_nodes=wall.nodes if wall is not None and has_shear else np.zeros(0, dtype=np.int64),
+        wall_areas=wall.areas if wall is not None and has_shear else np.zeros(0),
     )
+
+
+@dataclass(frozen=True)
+class WallShape:
+    """The wall's nodes, in the order in which runs keep the shear stress."""
+
+    nodes: Indices
+    """(w,) of the mesh"""
+    areas: Array
+    """(w,) m^2, each one's share of the wall"""
+
+    @classmethod
+    def of(cls, points: Array, triangles: Indices, triangle_tags: Indices) -> WallShape:
+        """From a mesh's boundary, points in m."""
+        wall = triangles[triangle_tags == WALL_TAG]
+        sides = points[wall[:, 1:]] - points[wall[:, :1]]
+        areas = 0.5 * np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=1)
+        share = np.bincount(wall.ravel(), weights=np.repeat(areas, 3), minlength=len(points)) / 3.0
+        nodes = np.unique(wall)
+        return cls(nodes.astype(np.int64), share[nodes])
+
+
+def _principal_modes(snapshots: Array | Array32, weights: Array, dropped: float, most: int) -> tuple[Array, Array]:
+    """Amplitudes (count, k) and modes (nodes * components, k) of snapshots (count, nodes, components).
+
+    Method of snapshots: the small Gram matrix over time instead of the large one over space.
+    """
+    count, _, components = snapshots.shape
+    flat = snapshots.reshape(count, -1)
+    gram = np.zeros((count, count))
+    root = np.sqrt(np.repeat(weights, components))
+    for begin in range(0, flat.shape[1], _GRAM_COLUMNS):
+        part = flat[:, begin : begin + _GRAM_COLUMNS] * root[begin : begin + _GRAM_COLUMNS]
+        gram += part @ part.T
+    energies, vectors = np.linalg.eigh(gram)
+    energies, vectors = np.maximum(energies[::-1], 0.0), vectors[:, ::-1]
+    if energies[0] <= 0.0:
+        raise InputError("The flow runs' snapshots hold no field that varies; there is nothing to train on.")
+    left_out = 1.0 - np.cumsum(energies) / energies.sum()
+    k = min(int(np.argmax(left_out <= dropped)) + 1, most, count)
+    k = min(k, int((energies > 1e-13 * energies[0]).sum()))
+    return vectors[:, :k] * np.sqrt(energies[:k]), flat.T @ (vectors[:, :k] / np.sqrt(energies[:k]))
 
 
 def _fit_modes(
     snapshots: Array, volumes: Array, features: Array, folds: Indices, settings: DecoderSettings
 ) -> ModalMap:
-    count, nodes, components = snapshots.shape
-    flat = snapshots.reshape(count, -1)
-    weights = np.repeat(volumes, components)
-    # Method of snapshots: the small Gram matrix over time instead of the large one over space.
-    energies, vectors = np.linalg.eigh((flat * weights) @ flat.T)
-    energies, vectors = np.maximum(energies[::-1], 0.0), vectors[:, ::-1]
-    if energies[0] <= 0.0:
-        raise InputError("The flow runs' snapshots hold no field that varies; there is nothing to train on.")
-    left_out = 1.0 - np.cumsum(energies) / energies.sum()
-    k = min(int(np.argmax(left_out <= settings.dropped_energy)) + 1, settings.max_modes, count)
-    k = min(k, int((energies > 1e-13 * energies[0]).sum()))
-    amplitudes = vectors[:, :k] * np.sqrt(energies[:k])
-    modes = flat.T @ (vectors[:, :k] / np.sqrt(energies[:k]))
+    amplitudes, modes = _principal_modes(snapshots, volumes, settings.dropped_energy, settings.max_modes)
     mapping, skill = _regress(features, amplitudes, folds)
+    kept = _skilled(skill, settings)
+    return _scaled_map(modes[:, kept], mapping[:, kept], snapshots.shape)
+
+
+def _fit_kernel_modes(
+    snapshots: Array | Array32,
+    weights: Array,
+    features: Array,
+    histories: Array,
+    folds: Indices,
+    outlets: int,
+    settings: DecoderSettings,
+) -> ModalMap:
+    amplitudes, modes = _principal_modes(snapshots, weights, settings.dropped_energy, settings.max_kernel_modes)
+    fit = fit_amplitudes(features, histories, outlets, amplitudes, folds)
+    kept = _skilled(fit.skill, settings)
+    linear = _scaled_map(modes[:, kept], fit.map[:, kept], snapshots.shape)
+    if fit.kernel is None:
+        return linear
+    peaks = _peaks(modes[:, kept])
+    return replace(linear, kernel=replace(fit.kernel, weights=fit.kernel.weights[:, kept] * peaks))
+
+
+def _skilled(skill: Array, settings: DecoderSettings) -> Indices:
     kept = np.flatnonzero(skill >= settings.least_skill)
     if len(kept) == 0:
         raise InputError("The flow features predict none of the snapshots' modes; save more snapshots per period.")
-    modes, mapping = modes[:, kept], mapping[:, kept]
-    largest = np.abs(modes).argmax(axis=0)
-    peak = modes[largest, np.arange(len(kept))]  # signed, so that the sign is set as well
-    return ModalMap(modes=(modes / peak).reshape(nodes, components, -1).astype(np.float32), map=mapping * peak)
+    return kept
+
+
+def _peaks(modes: Array) -> Array:
+    """(K,) each mode's value of the largest size, signed, so that the sign is set as well."""
+    return np.asarray(modes[np.abs(modes).argmax(axis=0), np.arange(modes.shape[1])])
+
+
+def _scaled_map(modes: Array, mapping: Array, shape: tuple[int, ...]) -> ModalMap:
+    peaks = _peaks(modes)
+    return ModalMap((modes / peaks).reshape(*shape[1:], -1).astype(np.float32), mapping * peaks)
 
 
 def _regress(features: Array, amplitudes: Array, folds: Indices) -> tuple[Array, Array]:

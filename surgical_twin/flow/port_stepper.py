@@ -4,7 +4,8 @@ Two-stage Radau IIA, order 3. It is B-stable: two solutions with equal inflow, w
 the equations, do so in the method for every step length (Hairer & Wanner, Solving Ordinary Differential
 Equations II, sections IV.5 and IV.12), and it damps what is much faster than the step. The stages are solved
 by Newton's method for the N - 1 free flows; Windkessels and memory are eliminated from them in closed form.
-Here the constants of a step are made, for all members at once; the steps themselves are `port_kernel`. SI units.
+Here the constants of a step are made, for all members at once; the steps themselves are
+`port_lanes` and `port_kernel`. SI units.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from surgical_twin.errors import InputError
-from surgical_twin.flow.port_kernel import Members, States, Tree, advance
+from surgical_twin.flow.port_kernel import Members, States, Tree
+from surgical_twin.flow.port_lanes import best_advance
 from surgical_twin.flow.port_state import PortParameters, PortState
 
 if TYPE_CHECKING:
@@ -155,7 +157,7 @@ class Stepper:
         )
         arrays = (state.flow, state.capacitor_pressure, state.lagged_flow, state.flow_derivative)
         start = States(*(one[None] for one in _contiguous(*arrays, state.inlet_pressure, state.outlet_pressure)))
-        advance(self._tree, self._members, self.time_step, start, ends, rates, out)
+        best_advance()(self._tree, self._members, self.time_step, start, ends, rates, out)
         return out
 
     def _state(self, run: States, index: int) -> PortState:

@@ -8,10 +8,6 @@ mesh by a hash. SI units.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +18,13 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
 from surgical_twin.errors import InputError
+from surgical_twin.flow.error_model import ErrorModel
+from surgical_twin.flow.evaluation import Evaluation, per_beat
 from surgical_twin.flow.field_decoder import (
     DecoderSettings,
     FieldDecoder,
-    ModalMap,
     SnapshotStates,
+    WallShape,
     fit_field_decoder,
     nodal_volumes,
 )
@@ -40,63 +38,19 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-_FORMAT = "surgical-twin reduced flow model 1"
-_HASH_RESOLUTION = 1e-7  # m
-
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Errors on one run that the model was not trained on. Relative errors are fractions, not percent.
+class PortError:
+    """The error of port pressures and flows, model minus 3D, in m states; M = 2 N + 1: P_in, P_1 .. P_N, Q_1 .. Q_N."""
 
-    Ports: errors of the model's own integration, per beat and port, over the port's range in the run.
-    Fields: over the run's settled snapshots, weighted by volume.
-    """
-
-    port_names: tuple[str, ...]
-    """inlet first"""
-    port_pressure_rms: Array
-    """(beats, ports)"""
-    port_pressure_max: Array
-    """(beats, ports)"""
-    port_flow_rms: Array
-    """(beats, outlets)"""
-    port_flow_max: Array
-    """(beats, outlets)"""
-    port_pressure_error: Array
-    """(ports,) Pa, root mean square over all settled times"""
-    port_flow_error: Array
-    """(outlets,) m^3/s, root mean square over all settled times"""
-    pressure_error: float
-    """error of pressure, relative to the variation of pressure over time and space"""
-    drop_error: float
-    """error of p - P_in, relative to p - P_in itself: what the flow does inside the lumen"""
-    decoded_drop_error: float
-    """the same when the decoder is given the run's own port flows: the decoder's part of it"""
-    velocity_error: float
-    """error of velocity, relative to velocity"""
-    decoded_velocity_error: float
-    """the same when the decoder is given the run's own port flows"""
-    snapshot_pressure_rms: Array
-    """(ns,) Pa, of each settled snapshot"""
-    vertex_bias: Array
-    """(nv,) Pa, mean error of pressure"""
-    vertex_rms: Array
-    """(nv,) Pa, root mean square error of pressure"""
-
-    def summary(self) -> dict[str, float]:
-        """The worst figures of this run, by name."""
-        return {
-            "port_pressure_rms": float(self.port_pressure_rms.max()),
-            "port_pressure_max": float(self.port_pressure_max.max()),
-            "port_flow_rms": float(self.port_flow_rms.max()),
-            "port_flow_max": float(self.port_flow_max.max()),
-            "pressure_error": self.pressure_error,
-            "drop_error": self.drop_error,
-            "decoded_drop_error": self.decoded_drop_error,
-            "velocity_error": self.velocity_error,
-            "decoded_velocity_error": self.decoded_velocity_error,
-            "snapshot_pressure_rms_pa": float(self.snapshot_pressure_rms.max()),
-        }
+    bias: Array
+    """(m, M) Pa and m^3/s"""
+    covariance: Array
+    """(m, M, M)"""
+    scale: Array
+    """(m,) by how much its standard deviation is larger than on average over the held-out runs; for fields as well"""
+    outside: Array
+    """(m,) how far the state lies outside of the trained range, in widths of it (`ReducedModel.in_range`)"""
 
 
 @dataclass(frozen=True)
@@ -122,6 +76,8 @@ class ReducedModel:
     """`Evaluation.summary` of each held-out run"""
     estimated: bool = False
     """whether it comes from the anatomy alone, before any 3D run"""
+    errors: ErrorModel | None = None
+    """bias and covariance at the ports as functions of the state; None where no run was held out"""
 
     @classmethod
     def train(
@@ -133,24 +89,41 @@ class ReducedModel:
         held_out: Sequence[FlowRun] = (),
         shared: Sequence[Sequence[str]] = (),
         settings: DecoderSettings | None = None,
+        wall: WallShape | None = None,
     ) -> ReducedModel:
         """Trains on ``runs`` of the mesh ``points`` (nv, 3) m, ``tetrahedra`` (nc, 4).
 
         The errors come from the ``held_out`` runs; without any, each run is predicted by a model trained on
-        the others, and the model returned is trained on all. ``shared``: see `fit_port_model`. Raises
+        the others, and the model returned is trained on all. ``shared``: see `fit_port_model`. ``wall``: where the
+        runs' wall shear stress is. Raises
         `InputError` when no run is left to judge on, or the runs are of other ports or another mesh.
         """
         if not held_out and len(runs) < 2:
             raise InputError("A reduced model needs two or more flow runs, or one held out, for its error to be known.")
-        model = cls._untested(runs, points, tetrahedra, shared, settings)
+        model = cls._untested(runs, points, tetrahedra, shared, settings, wall)
         if held_out:
             judged = [model.evaluate(run) for run in held_out]
         else:
-            judged = []
-            for i, run in enumerate(runs):
-                others = [other for j, other in enumerate(runs) if j != i]
-                judged.append(cls._untested(others, points, tetrahedra, shared, settings).evaluate(run))
+            without = cls.leave_one_out(runs, points, tetrahedra, shared=shared, settings=settings, wall=wall)
+            judged = [other.evaluate(run) for other, run in zip(without, runs, strict=True)]
         return model.with_errors(judged)
+
+    @classmethod
+    def leave_one_out(
+        cls,
+        runs: Sequence[FlowRun],
+        points: Array,
+        tetrahedra: Indices,
+        *,
+        shared: Sequence[Sequence[str]] = (),
+        settings: DecoderSettings | None = None,
+        wall: WallShape | None = None,
+    ) -> list[ReducedModel]:
+        """For each run the model of all the others; their errors are not known (`train`)."""
+        return [
+            cls._untested([run for j, run in enumerate(runs) if j != i], points, tetrahedra, shared, settings, wall)
+            for i in range(len(runs))
+        ]
 
     @classmethod
     def _untested(
@@ -160,10 +133,13 @@ class ReducedModel:
         tetrahedra: Indices,
         shared: Sequence[Sequence[str]],
         settings: DecoderSettings | None,
+        wall: WallShape | None,
     ) -> ReducedModel:
         chosen = settings or DecoderSettings()
         ports = fit_port_model(runs, shared=shared, skip=chosen.skip)
-        decoder = fit_field_decoder(runs, points, tetrahedra, time_constants=ports.time_constants, settings=chosen)
+        decoder = fit_field_decoder(
+            runs, points, tetrahedra, time_constants=ports.time_constants, settings=chosen, wall=wall
+        )
         seen = []
         for run in runs:
             samples = PortSamples.of(run)
@@ -199,6 +175,27 @@ class ReducedModel:
             pressure_error_bias=np.mean([e.vertex_bias for e in evaluations], axis=0),
             pressure_error_std=pooled([e.vertex_rms for e in evaluations]),
             held_out=tuple(e.summary() for e in evaluations),
+            errors=ErrorModel.fit(
+                [e.inflow for e in evaluations],
+                [e.inflow_derivative for e in evaluations],
+                [e.port_errors for e in evaluations],
+                float(np.mean([e.period for e in evaluations])),
+            ),
+        )
+
+    def port_error(self, state: PortState) -> PortError:
+        """What is known of the model's error in these states (m members).
+
+        Raises `InputError` where no run was held out, as for an estimate from the anatomy.
+        """
+        if self.errors is None:
+            raise InputError("This flow model's error is not known as a function of the state: no 3D run was held out.")
+        inflow, rate, outside = state.inflow, state.flow_derivative.sum(axis=1), self.in_range(state)
+        return PortError(
+            bias=self.errors.bias(inflow, rate),
+            covariance=self.errors.covariance_at(inflow, rate, outside),
+            scale=self.errors.scale(inflow, rate, outside),
+            outside=outside,
         )
 
     def in_range(self, state: PortState) -> Array:
@@ -206,10 +203,20 @@ class ReducedModel:
 
         In widths of that range, of the worst variable: at 0.1 a flow is a tenth of its range beyond it.
         """
-        values = range_variables(state.flow, state.flow_derivative)
+        return self._beyond(range_variables(state.flow, state.flow_derivative))
+
+    def range_excess(self, run: FlowRun, *, skip: float = START_UP) -> float:
+        """How far a run goes outside the range of training, in widths of it (`in_range`), at its worst."""
+        samples = PortSamples.of(run)
+        keep = settled(run, samples.time, skip)
+        values = range_variables(samples.flow[keep], samples.flow_derivative[keep])
+        return float(self._beyond(values).max())
+
+    def _beyond(self, values: Array) -> Array:
+        """(m,) by how many widths the worst variable of (m, 2 N + 1) leaves the range."""
         width = np.maximum(self.range_upper - self.range_lower, np.finfo(float).tiny)
         beyond = np.maximum(self.range_lower - values, values - self.range_upper) / width
-        return np.maximum(beyond.max(axis=1), 0.0)
+        return np.asarray(np.maximum(beyond.max(axis=1), 0.0))
 
     def evaluate(self, run: FlowRun, *, skip: float = START_UP) -> Evaluation:
         """Predicts ``run`` from its first state, inflow and Windkessels, and compares."""
@@ -236,8 +243,8 @@ class ReducedModel:
         true_pressure = np.column_stack([truth.inlet_pressure, truth.outlet_pressure])
         keep = settled(run, grid, skip)
         pressure_off, flow_off = pressure - true_pressure, predicted.flow[:, 0] - truth.flow
-        pressure_rms, pressure_max = _per_beat(pressure_off[keep], true_pressure[keep], grid[keep], run.period)
-        flow_rms, flow_max = _per_beat(flow_off[keep], truth.flow[keep], grid[keep], run.period)
+        pressure_rms, pressure_max = per_beat(pressure_off[keep], true_pressure[keep], grid[keep], run.period)
+        flow_rms, flow_max = per_beat(flow_off[keep], truth.flow[keep], grid[keep], run.period)
 
         given = SnapshotStates.of(run, self.ports.time_constants, skip)
         when = np.asarray(run.snapshot_time, dtype=float)[given.kept]
@@ -256,6 +263,10 @@ class ReducedModel:
             port_flow_max=flow_max,
             port_pressure_error=np.sqrt((pressure_off[keep] ** 2).mean(axis=0)),
             port_flow_error=np.sqrt((flow_off[keep] ** 2).mean(axis=0)),
+            port_errors=np.column_stack([pressure_off[keep], flow_off[keep]]),
+            inflow=truth.inflow[keep],
+            inflow_derivative=truth.inflow_derivative[keep],
+            period=float(run.period),
             **self._field_errors(run, given, reached),
         )
 
@@ -279,6 +290,7 @@ class ReducedModel:
             "pressure_error": relative(off, true - (true @ weights).mean()),
             "drop_error": relative(drop - true_drop, true_drop),
             "decoded_drop_error": relative(decoded - true_drop, true_drop),
+            "wall_shear_error": self._wall_shear_error(run, reached),
             "velocity_error": relative(self.decoder.velocity(reached) - velocity, velocity),
             "decoded_velocity_error": relative(self.decoder.velocity(given) - velocity, velocity),
             "snapshot_pressure_rms": np.sqrt(off**2 @ weights),
@@ -286,29 +298,19 @@ class ReducedModel:
             "vertex_rms": np.sqrt((off**2).mean(axis=0)),
         }
 
+    def _wall_shear_error(self, run: FlowRun, reached: SnapshotStates) -> float:
+        if self.decoder.wall_shear_part is None or not getattr(run, "wall_shear", np.empty(0)).size:
+            return float("nan")
+        true = np.asarray(run.wall_shear, dtype=float)[reached.kept]
+        areas = self.decoder.wall_areas
+        off = ((self.decoder.wall_shear(reached) - true) ** 2).sum(axis=2) @ areas
+        return float(np.sqrt(off.sum() / ((true**2).sum(axis=2) @ areas).sum()))
+
     def save(self, path: Path) -> None:
         """Writes one ``.npz``; the mesh itself is not in it, only its hash."""
-        arrays: dict[str, Any] = {
-            "format": np.array(_FORMAT),
-            "mesh": np.array(mesh_hash(self.decoder.points, self.decoder.tetrahedra)),
-            "names": np.array([self.inlet, *self.ports.outlets]),
-            "held_out": np.array(json.dumps(list(self.held_out))),
-            "estimated": np.array(self.estimated),
-            "pressure_modes": self.decoder.pressure_part.modes,
-            "pressure_map": self.decoder.pressure_part.map,
-            "velocity_modes": self.decoder.velocity_part.modes,
-            "velocity_map": self.decoder.velocity_part.map,
-        }
-        arrays |= {name: getattr(self.ports, name) for name in _PORT_ARRAYS}
-        arrays |= {name: getattr(self, name) for name in _ERROR_ARRAYS}
-        temporary = path.with_name(f".{os.getpid()}.{path.name}")
-        try:
-            with temporary.open("wb") as stream:
-                np.savez_compressed(stream, **arrays)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        from surgical_twin.flow.reduced_file import write_model
+
+        write_model(self, path)
 
     @classmethod
     def load(cls, path: Path, points: Array, tetrahedra: Indices) -> ReducedModel:
@@ -316,74 +318,11 @@ class ReducedModel:
 
         Raises `InputError` for a file that is missing, damaged, of another kind, or of another mesh.
         """
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                data = {name: stored[name] for name in stored.files}
-        except FileNotFoundError:
-            raise InputError(f"There is no reduced model at {path}; plan the case first.") from None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path} is not a readable reduced model ({error}); plan the case again.") from None
-        if str(data.get("format")) != _FORMAT:
-            raise InputError(f"{path} is not a reduced model of this version; plan the case again.")
-        if str(data["mesh"]) != mesh_hash(points, tetrahedra):
-            raise InputError(f"{path} was trained on another mesh than the case's; plan the case again.")
-        inlet, *outlets = (str(name) for name in data["names"])
-        return cls(
-            ports=PortModel(tuple(outlets), **{name: data[name] for name in _PORT_ARRAYS}),
-            decoder=FieldDecoder(
-                points=np.asarray(points, dtype=float),
-                tetrahedra=np.asarray(tetrahedra, dtype=np.int64),
-                outlets=tuple(outlets),
-                pressure_part=ModalMap(data["pressure_modes"], data["pressure_map"]),
-                velocity_part=ModalMap(data["velocity_modes"], data["velocity_map"]),
-            ),
-            inlet=inlet,
-            held_out=tuple(json.loads(str(data["held_out"]))),
-            estimated=bool(data.get("estimated", False)),
-            **{name: data[name] for name in _ERROR_ARRAYS},
-        )
+        from surgical_twin.flow.reduced_file import read_model
 
-
-_PORT_ARRAYS = (
-    "resistance",
-    "inertance",
-    "segments",
-    "loss",
-    "junction_loss",
-    "recovery",
-    "memory",
-    "time_constants",
-)
-_ERROR_ARRAYS = (
-    "range_lower",
-    "range_upper",
-    "port_pressure_error",
-    "port_flow_error",
-    "pressure_error_bias",
-    "pressure_error_std",
-)
-
-
-def mesh_hash(points: Array, tetrahedra: Indices) -> str:
-    """SHA-256 of a mesh: its points (m) to a tenth of a micrometer, and its cells, in their order."""
-    digest = hashlib.sha256()
-    rounded = np.round(np.asarray(points, dtype=float) / _HASH_RESOLUTION).astype("<i8")
-    digest.update(np.ascontiguousarray(rounded).tobytes())
-    digest.update(np.ascontiguousarray(tetrahedra, dtype="<i8").tobytes())
-    return digest.hexdigest()
+        return read_model(path, points, tetrahedra)
 
 
 def range_variables(flow: Array, flow_derivative: Array) -> Array:
     """(m, 2 N + 1) what the range is of: [Q, Q_in, dQ/dt]."""
     return np.concatenate([flow, flow.sum(axis=1, keepdims=True), flow_derivative], axis=1)
-
-
-def _per_beat(error: Array, truth: Array, time: Array, period: float) -> tuple[Array, Array]:
-    """RMS and largest error (beats, columns) over each column's range; a last, partial beat counts as one."""
-    beat = np.floor((time - time[0]) / period * (1.0 - 1e-9)).astype(int)
-    span = np.maximum(truth.max(axis=0) - truth.min(axis=0), np.finfo(float).tiny)
-    parts = [np.abs(error[beat == i]) / span for i in np.unique(beat)]
-    return (
-        np.array([np.sqrt((part**2).mean(axis=0)) for part in parts]),
-        np.array([part.max(axis=0) for part in parts]),
-    )

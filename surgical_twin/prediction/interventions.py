@@ -370,34 +370,48 @@ class Device(Intervention):
     vessel: str
     diameter: float
     """m"""
+    stretch: tuple[float, float] | None = None
+    """m from the beginning of the branch, between which it lies; all along it where None"""
 
     def apply(self, situation: Situation, generator: np.random.Generator) -> Situation:
-        """The branch's friction becomes that of an annulus, and the blood in it less."""
+        """The branch's friction becomes that of an annulus where the device lies, and the blood there less."""
         branch = _branch_of(situation, self.vessel)
         anatomy = situation.anatomy
-        narrowest = 2.0 * float(anatomy.radius[branch])
-        for lesion in anatomy.lesions:
-            if lesion.branch == branch:
-                narrowest = min(narrowest, lesion.diameter)
+        length = float(anatomy.length[branch])
+        start, end = self.stretch or (0.0, length)
+        if start >= length:
+            raise InputError(
+                f"{self.vessel} (branch_{branch}) is {1e3 * length:.0f} mm long; a device from {1e3 * start:.0f} mm on "
+                "does not lie in it."
+            )
+        met = [
+            number
+            for number, lesion in enumerate(anatomy.lesions)
+            if lesion.branch == branch and lesion.start < end and lesion.start + lesion.length > start
+        ]
+        narrowest = min([2.0 * float(anatomy.radius[branch]), *(anatomy.lesions[number].diameter for number in met)])
         if self.diameter >= 0.95 * narrowest:
             raise InputError(
                 f"A device of {1e3 * self.diameter:.2f} mm does not pass {self.vessel}, which is "
                 f"{1e3 * narrowest:.2f} mm wide at its narrowest."
             )
+        share = (min(end, length) - start) / length
         ratio = self.diameter / (2.0 * float(anatomy.radius[branch]))
         base = anatomy.elements[branch]
         change = Element(
-            base.resistance * (annulus_factor(ratio) - 1.0), 0.0, base.inertance * (1.0 / (1.0 - ratio**2) - 1.0)
+            share * base.resistance * (annulus_factor(ratio) - 1.0),
+            0.0,
+            share * base.inertance * (1.0 / (1.0 - ratio**2) - 1.0),
         )
         changed: dict[int, Element] = {}
-        for number, lesion in enumerate(anatomy.lesions):
-            if lesion.branch == branch:
-                # The throat with the device in it is a throat of the area that is left.
-                left = replace(lesion, diameter=float(np.sqrt(lesion.diameter**2 - self.diameter**2)))
-                blood = {"density": anatomy.density, "viscosity": anatomy.viscosity}
-                more = stenosis_element(left, **blood) - anatomy.lesion_element(number)
-                change = change + more
-                changed[number] = more
+        for number in met:
+            # The throat with the device in it is a throat of the area that is left.
+            lesion = anatomy.lesions[number]
+            left = replace(lesion, diameter=float(np.sqrt(lesion.diameter**2 - self.diameter**2)))
+            blood = {"density": anatomy.density, "viscosity": anatomy.viscosity}
+            more = stenosis_element(left, **blood) - anatomy.lesion_element(number)
+            change = change + more
+            changed[number] = more
         narrowed = situation.with_element(anatomy.feeds[branch], change)
         return replace(narrowed, drop_change={**narrowed.drop_change, **changed}, drop_spread=STENOSIS_SPREAD)
 

@@ -67,6 +67,25 @@ def _named(text: str) -> tuple[str, str | None]:
     return name.strip(), value.strip() or None
 
 
+def _read_stretch(place: str, text: str) -> tuple[float, float]:
+    """Read "10-40 mm" as metres from the beginning of a branch.
+
+    Raises:
+        InputError: it is none, or ends before it begins.
+    """
+    first, separator, second = place.replace("mm", "").partition("-")
+    try:
+        start, end = float(first) * 1e-3, float(second) * 1e-3
+    except ValueError:
+        separator = ""
+    if not separator or not 0.0 <= start < end < 10.0:
+        raise InputError(
+            f'--device "{text}": "{place.strip()}" is no stretch of a vessel; write where it begins and ends in mm '
+            "from the beginning of its branch, such as outlet_1=6F@10-40 mm."
+        )
+    return start, end
+
+
 @dataclass(frozen=True)
 class Reader:
     """Reads interventions as a person writes them, against one situation."""
@@ -141,13 +160,19 @@ class Reader:
         self.situation.fed_by(vessel)
         if value is None:
             raise InputError(f'--device "{text}" is not VESSEL=DIAMETER, such as outlet_1=6F or outlet_1=2 mm.')
-        if value.upper().endswith("F") and value[:-1].replace(".", "", 1).isdigit():
-            diameter = float(value[:-1]) * METRES_PER_FRENCH
+        size, _, place = value.partition("@")
+        size = size.strip()
+        if size.upper().endswith("F") and size[:-1].replace(".", "", 1).isdigit():
+            diameter = float(size[:-1]) * METRES_PER_FRENCH
         else:
-            diameter = read_quantity(value, "m", name="--device")
+            diameter = read_quantity(size, "m", name="--device")
         if diameter <= 0:
             raise InputError(f'--device "{text}" must have a positive diameter.')
-        return Device(f"device of {1e3 * diameter:.2f} mm in {vessel}", vessel, diameter)
+        words = f"device of {1e3 * diameter:.2f} mm in {vessel}"
+        if not place:
+            return Device(words, vessel, diameter)
+        stretch = _read_stretch(place, text)
+        return Device(f"{words} from {1e3 * stretch[0]:g} to {1e3 * stretch[1]:g} mm", vessel, diameter, stretch)
 
     def _inflow(self, text: str) -> Intervention:
         if text.replace(" ", "")[-1:] == "%" or text[:1] in "xX×":

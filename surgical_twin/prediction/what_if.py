@@ -26,11 +26,11 @@ from surgical_twin.case import Case
 from surgical_twin.errors import InputError
 from surgical_twin.flow.anatomy_model import Element
 from surgical_twin.flow.port_state import PortState
+from surgical_twin.intervals import estimate, estimates
 from surgical_twin.prediction.circulation import Beat, Circulation, Source, held, periodic_beat
 from surgical_twin.prediction.interventions import Intervention, Situation, apply_all
 from surgical_twin.prediction.lesion_places import LesionPlaces
 from surgical_twin.session_model import SessionModel
-from surgical_twin.twin_state import estimate, estimates
 from surgical_twin.units import CUBIC_METRES_PER_ML, PASCAL_PER_MMHG
 
 Array = NDArray[np.float64]
@@ -60,6 +60,8 @@ class Outcome:
     """(members, outlets) mean outlet pressure less the pressure behind the bed"""
     outside: float
     """how far the flows leave the trained range, in widths of it; 0 inside"""
+    error_scale: float
+    """by how much the reduced model's error is larger in these states than on average over its held-out runs"""
     coefficients: Array
     """(K,) the pressure field's, mean over beat and members, for a picture"""
     moved_mmhg: dict[int, float]
@@ -87,6 +89,8 @@ class Comparison:
     after: Outcome
     notes: tuple[str, ...]
     """what forbids trusting it as it stands"""
+    situation: Situation
+    """after it"""
 
     def as_plain(self) -> dict[str, object]:
         """The comparison in plain maps and lists, each estimate as value, lower and upper."""
@@ -94,6 +98,7 @@ class Comparison:
             "interventions": list(self.interventions),
             "hold": self.source,
             "quantities": {name: msgspec.to_builtins(vars(change)) for name, change in self.quantities.items()},
+            "outside_of_trained_range_widths": {"before": self.before.outside, "after": self.after.outside},
             "notes": list(self.notes),
         }
 
@@ -163,6 +168,7 @@ class Predictor:
             lesion_ratio=behind / inlet[:, None],
             perfusion_mmhg=(beat.mean_outlet_pressure - bed.distal_pressure) / PASCAL_PER_MMHG,
             outside=float(np.mean([model.reduced.in_range(state) for state in chosen])),
+            error_scale=_error_scale(model, chosen),
             coefficients=np.mean([model.reduced.decoder.coefficients(s).mean(axis=0) for s in chosen], axis=0),
             moved_mmhg=grown,
         )
@@ -234,6 +240,7 @@ class Predictor:
             before=first,
             after=second,
             notes=tuple(notes),
+            situation=after,
         )
 
     def _quantities(self, after: Situation, first: Outcome, second: Outcome) -> dict[str, Change]:
@@ -287,7 +294,18 @@ def _some(beat: Beat) -> tuple[PortState, ...]:
 
 
 def _growth(outcome: Outcome) -> float:
-    return 1.0 + OUTSIDE_GROWTH * outcome.outside
+    return outcome.error_scale * (1.0 + OUTSIDE_GROWTH * outcome.outside)
+
+
+def _error_scale(model: SessionModel, states: Sequence[PortState]) -> float:
+    """Of the error model in these states, without what it grows by outside of the range; 1 where there is none."""
+    errors = model.reduced.errors
+    if errors is None:
+        return 1.0
+    scales = [
+        errors.scale(state.inflow, state.flow_derivative.sum(axis=1), np.zeros(len(state.flow))) for state in states
+    ]
+    return float(np.sqrt(np.mean(np.square(scales))))
 
 
 def _change(first: Array, second: Array, first_error: float, second_error: float) -> Change:

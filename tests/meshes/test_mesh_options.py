@@ -34,7 +34,8 @@ def vessel(y_shape, analytic):
 def test_edges_are_short_where_that_is_asked_for(vessel, y_shape):
     level_set, ports, _, plain = vessel
     place = 0.5 * (y_shape[1] + y_shape[2]["parent"])
-    finer = mesh_lumen(level_set, ports, edges_across=4.0, max_tetrahedra=40_000, finer=[Refinement(place, 3.0, 0.6)])
+    asked = Refinement(place[None], np.array([3.0]), np.array([0.6]))
+    finer = mesh_lumen(level_set, ports, edges_across=4.0, max_tetrahedra=40_000, finer=[asked])
 
     def edge(mesh, reach):
         middles = mesh.points[mesh.tetrahedra].mean(axis=1)

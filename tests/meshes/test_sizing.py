@@ -88,6 +88,10 @@ def test_lengths_are_as_short_as_asked_and_never_fewer_than_some_across(tree):
     sizes = Sizes.of(radius, points[:1], edge_length=None, edges_across=8.0, finer=())
     assert sizes.at(points, 1.0) == pytest.approx([1.0, 0.35], rel=0.1)
     assert sizes.at(points, 100.0) == pytest.approx([8.0 / FEWEST_ACROSS, 2.6 / FEWEST_ACROSS], rel=0.1)
-    place = Refinement(points[0], 2.0, 0.2)
+    place = Refinement(points[:1], np.array([2.0]), np.array([0.2]))
     finer = Sizes.of(radius, points[:1], edge_length=None, edges_across=8.0, finer=[place])
-    assert finer.at(points[:1] + [[0, 0, -1.0], [0, 0, -4.0]], 1.0) == pytest.approx([0.2, 0.8], rel=0.05)
+    beside = points[:1] + [[0, 0, -1.0], [0, 0, -4.0]]
+    assert finer.at(beside, 1.0) == pytest.approx([0.2, 0.8], rel=0.05)
+    # What is finer stays so until everything else has as few edges across as it may.
+    assert finer.at(beside, 8.0 / FEWEST_ACROSS)[0] == pytest.approx(0.2, rel=0.05)
+    assert finer.at(beside, 16.0 / FEWEST_ACROSS)[0] == pytest.approx(0.4, rel=0.05)

@@ -11,8 +11,8 @@ from streams.errors import InputError
 from streams.intake import Intake
 from streams.keys import allow, load_pair, load_public, make_pair, read_allow_list, revoke
 from streams.messages import Heartbeat, PressureSamples, ProcedureEnd, Tick, ToolPose, TwinState
-from streams.roles import STATES
-from streams.security import ClientSecurity, client_security, server_security
+from streams.roles import STATES, WATCH
+from streams.security import ClientSecurity, client_security, new_client, server_security
 from streams.sockets import Frame, Publisher, Subscriber
 from streams.wire import MAX_FRAME_BYTES, pack
 from surgical_twin import display
@@ -269,7 +269,9 @@ def test_the_display_that_live_starts_watches_with_a_key_that_nobody_else_can_re
     devices = Subscriber(devices_at, security=security)
     started = []
     monkeypatch.setattr(display.subprocess, "Popen", lambda command, env: started.append((command, env)))
-    display.start_display(tmp_path, where, window=True, web=False, security=security)
+    key = new_client(keys)
+    security.admit("display", (WATCH,), key)
+    display.start_display(tmp_path, where, window=True, web=False, key=key)
     ((command, environment),) = started
     handed = environment[display.DISPLAY_KEY]
     assert not any(part in argument for part in handed.split() for argument in command)

@@ -21,6 +21,7 @@ max_tetrahedra = 14000
 time_step = "5 ms"
 [training]
 beats = 1.3
+most_runs = 4
 """
 
 PROCEDURE = """

@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from meshes.files import read_lumen_mesh
 from streams.messages import TwinState, decode
 from streams.recording import read_recording
 from surgical_twin.assimilation.flow_prior import FlowPrior
-from surgical_twin.case import Case
+from surgical_twin.case import Case, read_table
 from surgical_twin.errors import InputError
+from surgical_twin.prediction.interventions import Device
 from surgical_twin.prediction.pharmacology import read_drugs
 from surgical_twin.prediction.reading import Reader
+from surgical_twin.prediction.recompute import opened_mesh
 from surgical_twin.prediction.what_if import Predictor
 from surgical_twin.replay import open_recording, replay
 from surgical_twin.scoring import score
@@ -164,6 +167,9 @@ def test_what_if_ranks_alternatives_by_their_utility(planned):
         (("--clamp", "left_nowhere"), "outlet_1"),
         (("--hold", "breath", "--svr", "+5%"), "pressure"),
         (("--drugs", "nowhere.toml", "--svr", "+5%"), "cannot be read"),
+        (("--device", "outlet_1=2F@40-10 mm"), "no stretch of a vessel"),
+        (("--device", "outlet_1=2F@900-950 mm"), "mm long"),
+        (("--clamp", "outlet_1=50%", "--solve"), "the estimate stands alone"),
     ],
 )
 def test_what_if_refuses_what_cannot_be_done(planned, words, expected):
@@ -174,6 +180,37 @@ def test_what_if_refuses_what_cannot_be_done(planned, words, expected):
 def predictor(planned):
     case = Case.open(planned.folder / "case")
     return Predictor(case, SessionModel.load(case))
+
+
+def test_a_device_over_half_of_a_branch_adds_half_of_what_it_adds_over_all(predictor):
+    situation = predictor.situation
+    length = float(situation.anatomy.length[2])
+    column = situation.outlets.index("outlet_2")
+
+    def added(stretch):
+        made = Device("", "outlet_2", 2e-3, stretch).apply(situation, np.random.default_rng(0))
+        change = made.circulation.model.resistance - situation.circulation.model.resistance
+        return float(change[column, column])
+
+    assert added((0.0, length / 2)) == pytest.approx(added((length / 2, length)), rel=1e-9)
+    assert added((0.0, length / 2)) == pytest.approx(0.5 * added(None), rel=1e-9)
+
+
+def test_a_stent_in_the_3d_mesh_is_as_wide_as_the_vessel_beside_it(planned, tmp_path):
+    """The phantom's daughter has a radius of 3.6 mm and narrows to 45 % of it; opened, no section is narrower."""
+    case = Case.open(planned.folder / "case")
+    opened = read_lumen_mesh(opened_mesh(case, {0: 0.0}, tmp_path / "opened.vtu"))
+    before = read_lumen_mesh(case.require("mesh.vtu"))
+    row = read_table(case.require("stenoses.csv"))[0]
+    place = np.array([float(row[axis]) for axis in "xyz"])
+
+    def throat(mesh):
+        wall = mesh.points[np.unique(mesh.triangles[mesh.triangle_tags == 0])]
+        return np.sort(np.linalg.norm(wall - place, axis=1))[:8].mean()
+
+    assert throat(before) < 2.0
+    assert throat(opened) == pytest.approx(3.6, abs=0.3)
+    assert [port.name for port in opened.ports] == [port.name for port in before.ports]
 
 
 @pytest.mark.parametrize(
@@ -351,6 +388,26 @@ def test_simulate_without_a_twin_gives_up_and_says_what_to_start(played):
     done = played.run("simulate", "case", "--procedure", "procedure.toml", "--seed", "3", "--wait", "1", "--states",
                       "tcp://127.0.0.1:59999", "--devices", "tcp://127.0.0.1:59998")  # fmt: skip
     says(done, "surgical-twin live")
+
+
+def test_latency_says_what_the_session_bears(played):
+    done = played.run("latency", "case", "--seconds", "4", "--json", "latency.json")
+    assert done.returncode == 0, done.stderr
+    budget = json.loads((played.folder / "latency.json").read_text())
+    counts = {stage["name"]: stage["count"] for stage in budget["stages"]}
+    assert counts["step: ToolPose"] == 4 * 120
+    assert counts["step: PressureSamples"] == 4 * 50
+    assert counts["step: Tick"] >= 4 * 100
+    assert [point["factor"] for point in budget["load"]] == [1.0, 2.0, 4.0, 8.0]
+    loads = [point["utilization"] for point in budget["load"]]
+    assert loads == pytest.approx([loads[0] * factor for factor in (1, 2, 4, 8)])
+    ages = [point["observation_taken_p99_ms"] for point in budget["load"]]
+    assert ages == sorted(ages)
+    done = played.run("latency", "case", "--recording", "procedure.mcap")
+    assert done.returncode == 0, done.stderr
+    assert "times as fast" in done.stdout
+    says(played.run("latency", "case", "--seconds", "0"), "--seconds")
+    says(played.run("latency", "case", "--oldest", "nan"), "--oldest")
 
 
 def test_a_recording_is_never_written_over(played):

@@ -1,5 +1,8 @@
 """A synthetic bifurcation with known pressure modes, and states of the twin, for every viewer test."""
 
+import json
+import struct
+
 import numpy as np
 import pytest
 import pyvista as pv
@@ -107,3 +110,39 @@ def case(tmp_path, lumen, centerline):
     lumen.save(folder / "surface.vtp")
     centerline.save(folder / "centerline.vtp")
     return folder
+
+
+def parse(path):
+    """A reader of our own, straight from the glTF 2.0 container's definition: JSON document and binary
+    chunk."""
+    data = path.read_bytes()
+    magic, version, total = struct.unpack_from("<4sII", data)
+    assert (magic, version, total) == (b"glTF", 2, len(data))
+    length, kind = struct.unpack_from("<I4s", data, 12)
+    assert kind == b"JSON"
+    assert length % 4 == 0
+    document = json.loads(data[20 : 20 + length])
+    size, kind = struct.unpack_from("<I4s", data, 20 + length)
+    assert kind == b"BIN\0"
+    binary = data[28 + length : 28 + length + size]
+    assert document["buffers"][0]["byteLength"] <= size
+    return document, binary
+
+
+def accessor(document, binary, index):
+    entry = document["accessors"][index]
+    view = document["bufferViews"][entry["bufferView"]]
+    width = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}[entry["type"]]
+    kind = {5126: "<f4", 5125: "<u4"}[entry["componentType"]]
+    assert view["byteOffset"] % 4 == 0
+    return np.frombuffer(binary, kind, entry["count"] * width, view["byteOffset"]).reshape(-1, width)
+
+
+@pytest.fixture(scope="session")
+def parse_glb():
+    return parse
+
+
+@pytest.fixture(scope="session")
+def glb_accessor():
+    return accessor

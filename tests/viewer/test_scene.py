@@ -40,7 +40,7 @@ def colorfulness(image):
 def test_wall_pressure_is_the_sum_of_the_modes(scene, lumen, state):
     scene.update(state(field_coefficients=(95.0, 12.0, -6.0)))
     expected = 95.0 + 12.0 * lumen.points[:, 2] / 60.0 - 6.0 * lumen.points[:, 0] / 25.0
-    np.testing.assert_allclose(scene.wall_pressure, expected, rtol=1e-5)
+    np.testing.assert_allclose(scene.wall_values, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("pressure", [75.0, 100.0, 125.0])
@@ -73,7 +73,7 @@ def test_flags_make_the_picture_visibly_untrusted(scene, state):
     untrusted = scene.render(SIZE)
     assert not scene.trusted
     assert share(view_of(trusted), colors.ALARM) < 0.001
-    assert share(view_of(untrusted)[:50], colors.ALARM) > 0.8
+    assert share(view_of(untrusted)[:28], colors.ALARM) > 0.5
     below = slice(100, None)
     assert colorfulness(view_of(untrusted)[below]) < 0.35 * colorfulness(view_of(trusted)[below])
     scene.update(state())
@@ -85,7 +85,7 @@ def test_a_silent_twin_is_not_trusted_until_it_speaks(scene, state):
     trusted = scene.render(SIZE)
     scene.show_silence(2.5)
     assert not scene.trusted
-    assert share(view_of(scene.render(SIZE))[:50], colors.ALARM) > 0.8
+    assert share(view_of(scene.render(SIZE))[:28], colors.ALARM) > 0.5
     scene.update(state())
     np.testing.assert_array_equal(scene.render(SIZE), trusted)
 
@@ -93,7 +93,7 @@ def test_a_silent_twin_is_not_trusted_until_it_speaks(scene, state):
 def test_a_new_scene_says_that_it_has_heard_nothing(lumen):
     scene = Scene(lumen, size=SIZE)
     assert not scene.trusted
-    assert share(view_of(scene.render())[:50], colors.ALARM) > 0.8
+    assert share(view_of(scene.render())[:28], colors.ALARM) > 0.5
     scene.close()
 
 

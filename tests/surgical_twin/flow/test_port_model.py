@@ -11,8 +11,11 @@ from scipy.interpolate import CubicSpline
 from scipy.special import jv
 
 from surgical_twin.errors import InputError
+from surgical_twin.flow import port_stepper
 from surgical_twin.flow.port_fit import fit_port_model, lagged_flows
-from surgical_twin.flow.port_model import PortModel, PortParameters, simulate
+from surgical_twin.flow.port_kernel import advance
+from surgical_twin.flow.port_lanes import best_advance
+from surgical_twin.flow.port_model import PortModel, PortParameters, PortState, simulate
 
 PERIOD = 0.8
 
@@ -506,3 +509,28 @@ def test_many_steps_at_once_are_the_steps_one_by_one_to_the_bit(n):
     for name in ("flow", "capacitor_pressure", "lagged_flow", "flow_derivative", "inlet_pressure", "outlet_pressure"):
         assert np.array_equal(getattr(one, name), getattr(together, name)), name
         assert np.array_equal(getattr(one, name), getattr(every[-1], name)), name
+
+
+@pytest.mark.parametrize("n", [1, 2, 8])
+def test_lanes_say_what_one_member_after_another_says_and_do_not_know_their_neighbours(n, monkeypatch):
+    """The compiled vectors against the other implementation; six members fill one block and half of another."""
+    model, p = a_model(n, seed=5), some_parameters(n, members=6)
+    lanes = best_advance()
+    if lanes is advance:
+        pytest.skip("there is no C compiler, so nothing is compiled to lanes")
+    scale = np.linspace(0.5, 2.0, 6)
+    value, rate = inflow(np.arange(1, 80) * 5e-3)
+    first = model.steady_state(p, scale * inflow(0.0)[0])
+    ends, rates = np.outer(value, scale), np.outer(rate, scale)
+    together = model.stepper(p, 5e-3).trajectory(first, ends, rates)
+    monkeypatch.setattr(port_stepper, "best_advance", lambda: advance)
+    singly = model.stepper(p, 5e-3).trajectory(first, ends, rates)
+    for one, other in zip(together, singly, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0.0, atol=1e-10 * np.abs(other).max())
+    monkeypatch.setattr(port_stepper, "best_advance", lambda: lanes)
+    alone = PortParameters(*(getattr(p, name)[4:5] for name in ("proximal_resistance", "distal_resistance",
+                                                                "compliance", "distal_pressure")))  # fmt: skip
+    start = PortState(*(getattr(first, name)[4:5] for name in PortState.__dataclass_fields__))
+    own = model.stepper(alone, 5e-3).trajectory(start, ends[:, 4:5], rates[:, 4:5])
+    for one, other in zip(own, together, strict=True):
+        assert np.array_equal(one[:, 0], other[:, 4])

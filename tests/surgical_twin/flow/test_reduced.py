@@ -8,7 +8,8 @@ from scipy.integrate import solve_ivp
 
 from surgical_twin.errors import InputError
 from surgical_twin.flow.port_model import PortParameters
-from surgical_twin.flow.reduced import ReducedModel, mesh_hash
+from surgical_twin.flow.reduced import ReducedModel
+from surgical_twin.flow.reduced_file import mesh_hash
 
 PERIOD = 0.8
 LENGTH = 0.02

@@ -1,0 +1,259 @@
+"""The AR page: its messages read by a reader of our own, its guards, and the page itself in a headless browser."""
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from aiohttp import WSServerHandshakeError
+from aiohttp.test_utils import TestClient, TestServer
+
+from viewer.alerts import AlertBoard
+from viewer.ar_page import ArModel, ArServer, Certificate, quantized, serve_ar
+from viewer.errors import InputError
+from viewer.guidance import Guide
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def model(lumen):
+    return ArModel(lumen, guide=Guide(lumen), triangles=4000)
+
+
+def read_model(binary):
+    (length,) = struct.unpack_from("<I", binary)
+    head = json.loads(binary[4 : 4 + length])
+    at = (4 + length + 3) // 4 * 4
+    parts = []
+    for one in head["structures"]:
+        n, k = one["vertices"], one["triangles"]
+        points = np.frombuffer(binary, "<f4", 3 * n, at).reshape(n, 3)
+        triangles = np.frombuffer(binary, "<u4", 3 * k, at + 24 * n).reshape(k, 3)
+        parts.append((points, triangles))
+        at += 24 * n + 12 * k
+    assert len(binary) == at + 1024
+    return head, parts
+
+
+def test_the_model_is_in_metres_y_up_within_its_budget(model, lumen):
+    head, [(points, triangles)] = read_model(model.binary)
+    assert len(triangles) <= 4000
+    assert triangles.max() < len(points) == model.vertices
+    low, high = np.array(lumen.bounds).reshape(3, 2).T
+    size = np.ptp(points, axis=0)
+    np.testing.assert_allclose(size, 1e-3 * (high - low)[[0, 2, 1]], rtol=0.02)
+    assert head["limits"] == [60.0, 140.0]
+
+
+def test_a_state_is_sent_as_the_page_reads_it(model, lumen, state):
+    message = model.message(state(), AlertBoard())
+    magic, sequence, time_s, bits, count, words = struct.unpack_from("<4sIdIII", message)
+    assert (magic, sequence, time_s, bits) == (b"STW1", 7, 2.0, 3)
+    numbers = np.frombuffer(message, "<f4", 19, 28)
+    center = np.array(lumen.center)
+    expected = 1e-3 * (np.array([11.5, 2.0, -26.0]) - center)[[0, 2, 1]] * (1, 1, -1)
+    np.testing.assert_allclose(numbers[:3], expected, atol=1e-7)
+    axes = numbers[3:12].reshape(3, 3).astype(float)
+    covariance = np.array(state().tip_covariance).reshape(3, 3)
+    turn = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]])
+    np.testing.assert_allclose(axes @ axes.T, 7.8147e-6 * turn @ covariance @ turn.T, rtol=1e-3, atol=1e-12)
+    np.testing.assert_allclose(numbers[12:15], (92.4, 88.1, 96.6), rtol=1e-6)
+    values = np.frombuffer(message, "<u2", count, 104) / 65535.0 * 80.0 + 60.0
+    points = read_model(model.binary)[1][0][0]
+    z, x = 1e3 * points[:, 1] + center[2], 1e3 * points[:, 0] + center[0]
+    np.testing.assert_allclose(values, 95.0 + 12.0 * z / 60.0 - 6.0 * x / 25.0, atol=0.2)
+    said = json.loads(message[104 + 2 * count :])
+    assert len(message) == 104 + 2 * count + words
+    assert ["Registration", "TRE 0.87 mm"] in said["rows"]
+
+
+def test_what_is_not_known_is_nan_and_what_is_flagged_is_not_trusted(model, state):
+    message = model.message(state(flags=("pressure_stale",), tip_valid=False, tip_pressure_mmhg=None), AlertBoard())
+    bits, count = struct.unpack_from("<II", message, 16)
+    assert bits == 0
+    assert np.isnan(np.frombuffer(message, "<f4", 18, 28)).all()
+    assert json.loads(message[104 + 2 * count :])["alerts"] == [[2, "no catheter pressure", False]]
+    with pytest.raises(InputError, match="not of the same case"):
+        model.message(state(field_coefficients=(1.0,)), AlertBoard())
+
+
+def test_quantization_is_finer_than_any_screen():
+    values = np.linspace(40.0, 160.0, 10001).astype(np.float32)
+    back = quantized(values, (60.0, 140.0)) / 65535.0 * 80.0 + 60.0
+    np.testing.assert_allclose(back, np.clip(values, 60.0, 140.0), atol=80.0 / 131070 + 1e-5)
+    assert quantized(np.array([np.nan], dtype=np.float32), (60.0, 140.0))[0] == 0
+
+
+def test_beyond_this_machine_only_with_tls(model, tmp_path):
+    with pytest.raises(InputError, match="--tls-certificate"):
+        serve_ar(model, lambda: None, host="0.0.0.0")
+    (tmp_path / "c.pem").write_text("no certificate")
+    with pytest.raises(InputError, match="cannot be used"):
+        Certificate(tmp_path / "c.pem", tmp_path / "c.pem").context()
+
+
+def test_pages_get_the_newest_state_and_only_with_the_token(model, state):
+    states = [state(sequence=n) for n in range(40, 0, -1)]
+
+    async def visit():
+        server = ArServer(model, lambda: states.pop() if states else None, token="secret")
+        async with TestClient(TestServer(server.application())) as client:
+            for path in ("/", "/model.bin", "/stream", "/?token=wrong"):
+                assert (await client.get(path)).status == 403
+            assert (await client.get("/page.js")).status == 200
+            assert (await client.get("/..%2far_page.py?token=secret")).status == 404
+            page = await client.get("/?token=secret")
+            assert page.headers["Referrer-Policy"] == "no-referrer"
+            assert await (await client.get("/model.bin?token=secret")).read() == model.binary
+            with pytest.raises(WSServerHandshakeError):
+                await client.ws_connect("/stream?token=secret", headers={"Origin": "http://elsewhere.example"})
+            async with client.ws_connect("/stream?token=secret") as stream:
+                numbers = []
+                await stream.send_str("no json")
+                await stream.send_str(json.dumps({"do": "acknowledge"}))
+                for _ in range(5):
+                    numbers.append(struct.unpack_from("<I", await stream.receive_bytes(timeout=5), 4)[0])
+            return numbers
+
+    numbers = asyncio.run(visit())
+    assert numbers == sorted(set(numbers))
+
+
+def test_a_page_opened_while_the_twin_is_silent_gets_no_old_state(model, state):
+    now = [0.0]
+    states = [state()]
+
+    async def visit():
+        server = ArServer(model, lambda: states.pop() if states else None, clock=lambda: now[0])
+        async with TestClient(TestServer(server.application())) as client:
+            async with client.ws_connect("/stream") as stream:
+                await stream.receive_bytes(timeout=5)
+            now[0] = 5.0
+            async with client.ws_connect("/stream") as late:
+                with pytest.raises(asyncio.TimeoutError):
+                    await late.receive_bytes(timeout=0.4)
+
+    asyncio.run(visit())
+
+
+SERVER = """
+import sys, time
+from tests_states import states
+from viewer.ar_page import ArModel, serve_ar
+from viewer.guidance import Guide
+from viewer.scene import read_surface
+lumen = read_surface(__import__("pathlib").Path(sys.argv[1]) / "surface.vtp")
+begin = time.monotonic()
+serve_ar(ArModel(lumen, guide=Guide(lumen)), lambda: states(time.monotonic() - begin), port=int(sys.argv[2]),
+         on_ready=lambda address: print("ready", address, flush=True))
+"""
+
+
+def browser_and_emulator():
+    """Chromium, Playwright and IWER, an emulated WebXR device; or skip."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    path = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
+    if path is None:
+        pytest.skip("needs Chromium")
+    folders = [Path(f) for f in os.environ.get("NODE_PATH", "").split(os.pathsep) if f]
+    script = next((s for f in folders if (s := f / "iwer" / "build" / "iwer.min.js").is_file()), None)
+    return api, path, script
+
+
+@pytest.fixture
+def page_server(case, tmp_path, state):
+    """A twin that is well for the first part and then falls silent when told."""
+    import msgspec
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (tmp_path / "states.bin").write_bytes(msgspec.msgpack.encode([state(), state(flags=("registration_drifted",))]))
+    (tmp_path / "tests_states.py").write_text(
+        "from pathlib import Path\nimport msgspec\nfrom streams.messages import TwinState\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "good, bad = msgspec.msgpack.decode((folder / 'states.bin').read_bytes(), type=list[TwinState])\n"
+        "def states(seconds):\n"
+        "    if (folder / 'silent').exists(): return None\n"
+        "    one = bad if (folder / 'bad').exists() else good\n"
+        "    return msgspec.structs.replace(one, sequence=int(seconds * 1000), source_time_ns=int(seconds * 1e9))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(case), str(port)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+    )
+    line = process.stdout.readline()
+    assert line.startswith("ready"), line
+    yield line.split()[1], tmp_path
+    process.kill()
+    process.wait(timeout=20)
+
+
+def test_the_page_in_a_browser_and_in_a_headset(page_server):
+    api, chromium, emulator = browser_and_emulator()
+    address, folder = page_server
+    with api.sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
+        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
+        page = browser.new_page(viewport={"width": 1000, "height": 640})
+        faults = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        if emulator is not None:
+            install = "new IWER.XRDevice(IWER.metaQuest3).installRuntime({forceInstall: true});"
+            page.add_init_script(emulator.read_text() + ";" + install)
+        page.goto(address)
+
+        def until(condition):
+            page.wait_for_function(condition, timeout=30000)
+
+        until("surgicalTwin.ready && surgicalTwin.trusted")
+        assert page.inner_text("#trust") == "TRUSTED"
+        assert page.inner_text("#interval") == "88.1 to 96.6 mmHg (95 %)"
+        plain = page.screenshot()
+        page.mouse.move(300, 300)
+        page.mouse.down()
+        page.mouse.move(420, 340, steps=3)
+        page.mouse.up()
+        page.wait_for_timeout(500)
+        assert page.screenshot() != plain
+        page.click("#reset")
+        page.click("#surround")
+        assert page.inner_text("#surround") == "Show anatomy"
+        # What the state doubts, and a twin that has fallen silent, cannot be overlooked.
+        (folder / "bad").touch()
+        until("!surgicalTwin.trusted && surgicalTwin.words.includes('registration has drifted')")
+        assert page.inner_text("#trust") == "NOT TRUSTED"
+        assert page.inner_text("#banner").startswith("NOT TRUSTED")
+        page.click("#seen")
+        until("document.querySelector('.alert.seen') !== null")
+        (folder / "bad").unlink()
+        until("surgicalTwin.trusted")
+        (folder / "silent").touch()
+        until("!surgicalTwin.trusted && surgicalTwin.words.includes('no state from the twin for')")
+        (folder / "silent").unlink()
+        until("surgicalTwin.trusted")
+        if emulator is not None:
+            until("!document.getElementById('ar').disabled")
+            page.click("#ar")
+            until("surgicalTwin.inXr && surgicalTwin.xrFrames > 3")
+            assert page.evaluate("surgicalTwin.views") >= 1
+            # The emulator lays its own canvas over the page.
+            page.evaluate("document.getElementById('ar').click()")
+            until("!surgicalTwin.inXr")
+        assert not faults
+        browser.close()
+    if emulator is None:
+        pytest.skip(
+            "the browser's page passed; the headset's needs the npm package iwer, with NODE_PATH naming its folder"
+        )

@@ -1,0 +1,210 @@
+// Draws the vessel, its surroundings, the tool and a board of words, for one eye at a time.
+import { sphere } from "./geometry.js";
+
+const VERTEX = `#version 300 es
+layout(location = 0) in vec3 position; layout(location = 1) in vec3 normal; layout(location = 2) in float value;
+uniform mat4 projection, view, place; uniform bool round;
+out vec3 v_normal, v_eye, v_local; out float v_value;
+void main() {
+  vec4 seen = view * place * vec4(position, 1.0);
+  mat3 turn = mat3(view * place);
+  v_normal = round ? transpose(inverse(turn)) * normal : turn * normal;
+  v_eye = seen.xyz; v_local = position; v_value = value;
+  gl_Position = projection * seen;
+}`;
+
+const FRAGMENT = `#version 300 es
+precision highp float;
+in vec3 v_normal, v_eye, v_local; in float v_value;
+uniform sampler2D map; uniform vec3 color; uniform float opacity, pitch; uniform int kind;
+out vec4 shown;
+void main() {
+  float facing = abs(dot(normalize(v_normal), normalize(v_eye)));
+  vec3 base = color;
+  if (kind == 1) base = texture(map, vec2((0.5 + 255.0 * v_value) / 256.0, 0.5)).rgb;
+  if (kind == 2) {
+    float stripe = abs(fract(dot(v_local, vec3(0.6, 0.74, -0.3)) / pitch) - 0.5);
+    base = vec3(0.545, 0.576, 0.612) * (stripe > 0.25 ? 1.0 : 0.42);
+  }
+  vec3 lit = base * (0.4 + 0.6 * facing);
+  shown = vec4(lit * opacity, opacity);
+}`;
+
+const BOARD_VERTEX = `#version 300 es
+layout(location = 0) in vec2 corner; uniform mat4 projection, view; uniform vec3 middle; uniform vec2 size; out vec2 at;
+void main() { at = 0.5 + 0.5 * corner * vec2(1.0, -1.0); vec4 seen = view * vec4(middle, 1.0);
+  gl_Position = projection * (seen + vec4(corner * size, 0.0, 0.0)); }`;
+const BOARD_FRAGMENT = `#version 300 es
+precision mediump float; in vec2 at; uniform sampler2D words; out vec4 shown;
+void main() { shown = texture(words, at); }`;
+
+export class Renderer {
+  constructor(gl, model) {
+    this.gl = gl;
+    this.model = model;
+    this.mesh = this.program(VERTEX, FRAGMENT);
+    this.flat = this.program(BOARD_VERTEX, BOARD_FRAGMENT);
+    this.parts = model.structures.map((one) => this.upload(one));
+    this.ball = this.upload(sphere());
+    this.map = this.texture(256, 1, model.map);
+    const zeros = new Uint16Array(model.structures[0].vertices);
+    gl.bindVertexArray(this.parts[0].array);
+    this.values = gl.createBuffer();
+    gl.bindBuffer(gl.ARRAY_BUFFER, this.values);
+    gl.bufferData(gl.ARRAY_BUFFER, zeros, gl.DYNAMIC_DRAW);
+    gl.enableVertexAttribArray(2);
+    gl.vertexAttribPointer(2, 1, gl.UNSIGNED_SHORT, true, 0, 0);
+    gl.bindVertexArray(null);
+    this.makeBoard();
+  }
+
+  program(vertex, fragment) {
+    const { gl } = this;
+    const made = gl.createProgram();
+    for (const [kind, source] of [[gl.VERTEX_SHADER, vertex], [gl.FRAGMENT_SHADER, fragment]]) {
+      const shader = gl.createShader(kind);
+      gl.shaderSource(shader, source);
+      gl.compileShader(shader);
+      if (!gl.getShaderParameter(shader, gl.COMPILE_STATUS)) throw new Error(gl.getShaderInfoLog(shader));
+      gl.attachShader(made, shader);
+    }
+    gl.linkProgram(made);
+    if (!gl.getProgramParameter(made, gl.LINK_STATUS)) throw new Error(gl.getProgramInfoLog(made));
+    const places = {};
+    for (let i = 0; i < gl.getProgramParameter(made, gl.ACTIVE_UNIFORMS); i++) {
+      const { name } = gl.getActiveUniform(made, i);
+      places[name] = gl.getUniformLocation(made, name);
+    }
+    return { made, places };
+  }
+
+  upload({ points, normals, indices, ...rest }) {
+    const { gl } = this;
+    const array = gl.createVertexArray();
+    gl.bindVertexArray(array);
+    [points, normals].forEach((data, location) => {
+      gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());
+      gl.bufferData(gl.ARRAY_BUFFER, data, gl.STATIC_DRAW);
+      gl.enableVertexAttribArray(location);
+      gl.vertexAttribPointer(location, 3, gl.FLOAT, false, 0, 0);
+    });
+    gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer());
+    gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, indices, gl.STATIC_DRAW);
+    gl.bindVertexArray(null);
+    return { array, count: indices.length, ...rest };
+  }
+
+  texture(width, height, data) {
+    const { gl } = this;
+    const made = gl.createTexture();
+    gl.bindTexture(gl.TEXTURE_2D, made);
+    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA8, width, height, 0, gl.RGBA, gl.UNSIGNED_BYTE, data);
+    for (const axis of [gl.TEXTURE_WRAP_S, gl.TEXTURE_WRAP_T]) gl.texParameteri(gl.TEXTURE_2D, axis, gl.CLAMP_TO_EDGE);
+    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.LINEAR);
+    return made;
+  }
+
+  // (vertices,) 0 to 65535 along the color scale.
+  setValues(values) {
+    const { gl } = this;
+    gl.bindBuffer(gl.ARRAY_BUFFER, this.values);
+    gl.bufferSubData(gl.ARRAY_BUFFER, 0, values);
+  }
+
+  makeBoard() {
+    const { gl } = this;
+    this.paper = Object.assign(document.createElement("canvas"), { width: 1024, height: 320 });
+    this.words = this.texture(1024, 320, null);
+    this.quad = gl.createVertexArray();
+    gl.bindVertexArray(this.quad);
+    gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());
+    gl.bufferData(gl.ARRAY_BUFFER, new Float32Array([-1, -1, 1, -1, -1, 1, 1, 1]), gl.STATIC_DRAW);
+    gl.enableVertexAttribArray(0);
+    gl.vertexAttribPointer(0, 2, gl.FLOAT, false, 0, 0);
+    gl.bindVertexArray(null);
+  }
+
+  // In a headset there is no page: the words hang above the vessel.
+  setBoard(trusted, value, interval, reasons) {
+    const key = `${trusted}|${value}|${interval}|${reasons}`;
+    if (key === this.boardKey) return;
+    this.boardKey = key;
+    const pen = this.paper.getContext("2d");
+    pen.clearRect(0, 0, 1024, 320);
+    pen.fillStyle = trusted ? "#171d26" : "#c62f3b";
+    pen.fillRect(0, 0, 1024, 320);
+    pen.fillStyle = "#ffffff";
+    pen.font = "bold 130px sans-serif";
+    pen.fillText(value, 36, 140);
+    pen.font = "bold 60px sans-serif";
+    pen.fillText(trusted ? interval : "NOT TRUSTED", 36, 220);
+    pen.font = "46px sans-serif";
+    pen.fillText(reasons, 36, 290, 950);
+    const { gl } = this;
+    gl.bindTexture(gl.TEXTURE_2D, this.words);
+    gl.pixelStorei(gl.UNPACK_PREMULTIPLY_ALPHA_WEBGL, true);
+    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA8, gl.RGBA, gl.UNSIGNED_BYTE, this.paper);
+    gl.pixelStorei(gl.UNPACK_PREMULTIPLY_ALPHA_WEBGL, false);
+  }
+
+  draw(projection, view, eye, { trusted, anatomy, tool, board }) {
+    const { gl } = this;
+    const { made, places } = this.mesh;
+    gl.useProgram(made);
+    gl.enable(gl.DEPTH_TEST);
+    gl.activeTexture(gl.TEXTURE0);
+    gl.bindTexture(gl.TEXTURE_2D, this.map);
+    gl.uniform1i(places.map, 0);
+    gl.uniformMatrix4fv(places.projection, false, projection);
+    gl.uniformMatrix4fv(places.view, false, view);
+    gl.uniform1f(places.pitch, this.model.radius / 18);
+    const one = new Float32Array([1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]);
+    const [vessel, ...around] = this.parts;
+    gl.enable(gl.CULL_FACE);
+    gl.enable(gl.BLEND);
+    gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
+    // The far half of the wall is opaque and the near half see-through, so that the tool inside is seen.
+    gl.cullFace(gl.FRONT);
+    this.part(vessel, one, trusted ? 1 : 2, [1, 1, 1], 1);
+    gl.cullFace(gl.BACK);
+    if (tool) {
+      const pink = trusted ? [1, 0.373, 0.635] : [0.545, 0.576, 0.612];
+      this.part(this.ball, tool.tip, 0, pink, 1, true);
+      gl.depthMask(false);
+      this.part(this.ball, tool.ellipsoid, 0, pink, 0.4, true);
+    }
+    gl.depthMask(false);
+    this.part(vessel, one, trusted ? 1 : 2, [1, 1, 1], 0.3);
+    if (anatomy) for (const part of around) this.part(part, one, 0, part.color, part.opacity);
+    gl.depthMask(true);
+    gl.disable(gl.CULL_FACE);
+    if (board) this.drawBoard(projection, view);
+    gl.bindVertexArray(null);
+  }
+
+  part(part, place, kind, color, opacity, round = false) {
+    const { gl } = this;
+    const { places } = this.mesh;
+    gl.uniformMatrix4fv(places.place, false, place);
+    gl.uniform1i(places.kind, kind);
+    gl.uniform3fv(places.color, color);
+    gl.uniform1f(places.opacity, opacity);
+    gl.uniform1i(places.round, round ? 1 : 0);
+    gl.bindVertexArray(part.array);
+    gl.drawElements(gl.TRIANGLES, part.count, gl.UNSIGNED_INT, 0);
+  }
+
+  drawBoard(projection, view) {
+    const { gl } = this;
+    const { made, places } = this.flat;
+    gl.useProgram(made);
+    gl.bindTexture(gl.TEXTURE_2D, this.words);
+    gl.uniform1i(places.words, 0);
+    gl.uniformMatrix4fv(places.projection, false, projection);
+    gl.uniformMatrix4fv(places.view, false, view);
+    gl.uniform3fv(places.middle, [0, 1.1 * this.model.radius + 0.05, 0]);
+    gl.uniform2fv(places.size, [0.16, 0.05]);
+    gl.bindVertexArray(this.quad);
+    gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);
+  }
+}
