@@ -141,7 +141,7 @@ def block_error(values: Array, blocks: int = 20) -> float:
 
 def chaos(options: argparse.Namespace, folder: Path) -> Figures:
     """Lorenz-96 beside DAPPER."""
-    cycles, burn = (1000, 400) if options.quick else (6000, 400)
+    cycles, burn = (1000, 400) if options.quick else (4000, 400)
     found, theirs = asked(options.peers, "lorenz96", {"cycles": cycles, "seed": 3}, folder)
     why = found.get("why", "")
     # DAPPER analyses pairs of variables at once, with the mean of both one's distances.

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registration.lumen.branch_tree import BranchTree
-from surgical_twin.assimilation.flow_prior import HARMONICS
 from surgical_twin.errors import InputError
 from surgical_twin.flow.port_model import PortParameters, PortState
 from surgical_twin.session_model import Place, SessionModel
@@ -77,7 +76,6 @@ class BeatModel:
     model: SessionModel
     period_s: float
     phases: int = PHASES
-    harmonics: int = HARMONICS
 
     @property
     def outlets(self) -> tuple[str, ...]:
@@ -103,7 +101,7 @@ class BeatModel:
         value = waveform.spline((phase % 1.0) * own)[:, None]
         rate = waveform.spline((phase % 1.0) * own, 1)[:, None] * (own / period_s)
         shape = columns[:, 2 * count + 2 :]
-        order = np.arange(1, self.harmonics + 1)
+        order = np.arange(1, shape.shape[1] // 2 + 1)
         angle, speed = 2.0 * np.pi * np.outer(phase, order), 2.0 * np.pi * order / period_s
         waves, slopes = np.empty((len(phase), shape.shape[1])), np.empty((len(phase), shape.shape[1]))
         waves[:, 0::2], waves[:, 1::2] = np.cos(angle), np.sin(angle)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from surgical_twin.assimilation.beat_model import BeatModel, Sensor
 from surgical_twin.assimilation.ensemble_filter import Ensemble
 from surgical_twin.assimilation.flow_prior import CALIBRATION, FORMAT, FlowPrior, plan_identity
 from surgical_twin.assimilation.history import History, MeanBeat, beat_starts, mean_beat
-from surgical_twin.assimilation.smoother import iterative_smoother
+from surgical_twin.assimilation.smoother import iterative_smoother, mixture_moments, modes
 from surgical_twin.case import Case, file_hash, write_atomically
 from surgical_twin.errors import InputError
 from surgical_twin.units import PASCAL_PER_MMHG
@@ -41,6 +42,9 @@ SIGMAS = 1.959963984540054
 
 DISCREPANCY_LENGTH = 0.05
 """Of a beat: over this the model's error keeps its sign."""
+
+STARTS = 4
+"""Further beginnings of the fit, in search of other answers."""
 
 ROUNDS = 3
 """Fits, each with the model error and the flows that the last one showed."""
@@ -156,10 +160,8 @@ def calibrate(
     expected = plan
     for number in range(ROUNDS):
         covariance = error_covariance(sensors, beats, sizes, allowed, expected)
-        found = iterative_smoother(
-            joint, predict, observed, covariance, most_iterations=16, tolerance=0.06,
-            watch=None if watch is None else lambda share, n=number: watch((n + share) / ROUNDS),  # type: ignore[misc]
-        )  # fmt: skip
+        told = None if watch is None else partial(_part, watch, 0.5 * number / ROUNDS, 0.5 / ROUNDS)
+        found = iterative_smoother(joint, predict, observed, covariance, most_iterations=16, tolerance=0.06, watch=told)
         residual = observed - found.predicted.mean(axis=0)
         expected = found.predicted.mean(axis=0).reshape(expected.shape)
         shares = _shown_discrepancy(residual, found.predicted, sensors, beats, sizes, allowed, expected)
@@ -167,12 +169,31 @@ def calibrate(
             break
         if number < ROUNDS - 1:
             sizes = [size * share for size, share in zip(sizes, shares, strict=True)]
+    # A history may be explained in more than one way: the same fit from other beginnings.
+    answers = [found]
+    for number in range(STARTS):
+        answers.append(
+            iterative_smoother(
+                joint, predict, observed, covariance, most_iterations=16, tolerance=0.06, start=number * 7 % members
+            )
+        )
+        if watch is not None:
+            watch(0.5 + 0.5 * (number + 1) / STARTS)
+    ways = modes([one for one in answers if one.converged] or [found])
+    found = ways[0][1]
+    mean, joint_covariance = mixture_moments(ways)
+    if len(ways) > 1:
+        weights = ", ".join(f"{100 * weight:.0f} %" for weight, _ in ways)
+        notes.append(
+            f"{len(ways)} different sets of parameters explain the history (weights {weights}); the intervals span "
+            "all. surgical-twin identify says what would tell them apart."
+        )
     residual = observed - found.predicted.mean(axis=0)
     spread = np.cov(found.predicted.T) + covariance
     band = SIGMAS * np.sqrt(np.diag(spread))
     if not found.converged:
         notes.append("The fit has not settled; its intervals may be too narrow.")
-    posterior = FlowPrior(prior.outlets, found.members[:, :k].mean(axis=0), np.cov(found.members[:, :k].T))
+    posterior = FlowPrior(prior.outlets, mean[:k], joint_covariance[:k, :k])
     far = np.abs(posterior.mean - prior.mean) / prior.deviation
     notes += [
         f"{name} moved by {value:.1f} of the plan's standard deviations: the plan or the recording is doubtful."
@@ -206,6 +227,10 @@ def calibrate(
         misfit=float(residual @ np.linalg.solve(covariance, residual)) / len(residual),
         notes=tuple(notes),
     )
+
+
+def _part(watch: Callable[[float], None], begin: float, length: float, share: float) -> None:
+    watch(begin + length * share)
 
 
 def shifted(values: Array, lag: Array) -> Array:

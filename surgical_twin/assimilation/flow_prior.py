@@ -27,9 +27,9 @@ Array = NDArray[np.float64]
 
 CALIBRATION = "calibration.json"
 FORMAT = 1
-HARMONICS = 3
+HARMONICS = 5
 SHAPE_DEVIATION = 0.06
-"""Of the first harmonic's coefficients, as a share of the mean flow; that of the k-th is k times smaller."""
+"""Of each harmonic's coefficients, as a share of the mean flow."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,12 @@ class FlowPrior:
     """(k, k)"""
 
     def __post_init__(self) -> None:
-        k = len(self.names)
+        k = len(self.mean)
+        if (k - self.factors) % 2 or k < self.factors:
+            raise InputError(
+                f"A prior of {len(self.outlets)} outlets has {self.factors} factors and pairs of shape coefficients; "
+                f"got {k} parameters."
+            )
         if self.mean.shape != (k,) or self.covariance.shape != (k, k):
             raise InputError(
                 f"The prior of {len(self.outlets)} outlets has {k} parameters; got a mean of {self.mean.shape} and a "
@@ -58,7 +63,7 @@ class FlowPrior:
     @property
     def names(self) -> tuple[str, ...]:
         """What each column is, in words."""
-        return parameter_names(self.outlets)
+        return parameter_names(self.outlets, (len(self.mean) - self.factors) // 2)
 
     @property
     def factors(self) -> int:
@@ -76,18 +81,26 @@ class FlowPrior:
         values, vectors = np.linalg.eigh(self.covariance)
         return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
 
+    def with_harmonics(self, count: int, deviation: float = SHAPE_DEVIATION) -> FlowPrior:
+        """The same for a filter whose inflow has another number of harmonics: the last ones are left out, or join
+        with a deviation of their own, uncorrelated."""
+        size = self.factors + 2 * count
+        kept = min(size, len(self.mean))
+        mean, covariance = np.zeros(size), np.eye(size) * deviation**2
+        mean[:kept], covariance[:kept, :kept] = self.mean[:kept], self.covariance[:kept, :kept]
+        return FlowPrior(self.outlets, mean, covariance)
+
     @classmethod
     def planned(cls, outlets: Sequence[str], settings: FilterSettings | None = None) -> FlowPrior:
         """What the plan alone says, with the live filter's spreads."""
         chosen = settings or FilterSettings()
         count = len(outlets)
-        harmonic = np.repeat(np.arange(1, HARMONICS + 1), 2)
         deviation = np.concatenate(
             [
                 np.full(count, chosen.resistance_deviation),
                 np.full(count, chosen.compliance_deviation),
                 [chosen.inflow_deviation, chosen.drop_deviation],
-                SHAPE_DEVIATION / harmonic,
+                np.full(2 * HARMONICS, SHAPE_DEVIATION),
             ]
         )
         return cls(tuple(outlets), np.zeros(len(deviation)), np.diag(deviation**2))
@@ -124,9 +137,9 @@ def plan_identity(case: Case) -> dict[str, object]:
     return {name: flow[name] for name in ("windkessels", "waveform", "mean_flow_m3_s", "period_s")}
 
 
-def parameter_names(outlets: Sequence[str]) -> tuple[str, ...]:
+def parameter_names(outlets: Sequence[str], harmonics: int = HARMONICS) -> tuple[str, ...]:
     """In the order of the columns."""
-    shape = [f"inflow shape {part}{k}" for k in range(1, HARMONICS + 1) for part in ("cos", "sin")]
+    shape = [f"inflow shape {part}{k}" for k in range(1, harmonics + 1) for part in ("cos", "sin")]
     return (
         *(f"resistance {name}" for name in outlets),
         *(f"compliance {name}" for name in outlets),

@@ -244,8 +244,10 @@ def mean_beat(signal: Signal, starts: Array, phases: int) -> MeanBeat:
         length = end - begin
         if not SHORTEST_PERIOD_S <= length <= LONGEST_PERIOD_S:
             continue
-        seen += 1
         gap = length / FEWEST_PER_BEAT
+        if begin < signal.time_s[0] - gap or end > signal.time_s[-1] + gap:
+            continue  # the recording begins or ends within it
+        seen += 1
         inside = (signal.time_s >= begin - gap) & (signal.time_s <= end + gap)
         times = signal.time_s[inside]
         if len(times) < FEWEST_PER_BEAT or np.diff(times).max(initial=0.0) > 2.0 * gap:

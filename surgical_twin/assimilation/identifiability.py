@@ -156,6 +156,10 @@ class Direction:
         parts = [("+" if sign * self.weights[k] > 0 else "-") + self.names[k] for k in chosen]
         return ", ".join(parts)
 
+    def _short(self, number: int) -> str:
+        name = self.names[number]
+        return "the inflow's shape" if name.startswith("inflow shape") else name
+
     @property
     def sentence(self) -> str:
         """What it means."""
@@ -163,15 +167,20 @@ class Direction:
         size = np.abs(self.weights[order])
         chosen = order[(size > CLEAR * size[0]) & (np.arange(len(order)) < 4)]
         if len(chosen) == 1:
-            behind = [self.names[k] for k in order[1:4][size[1:4] > HIDING]]
+            behind = list(dict.fromkeys(self._short(k) for k in order[1:4][size[1:4] > HIDING]))
+            behind = [one for one in behind if one != self._short(chosen[0])]
             if not behind:
                 return f"{self.names[chosen[0]]} is not seen by these sensors."
             return f"{self.names[chosen[0]]} hides behind small changes of {_listed(behind)}."
         sign = np.sign(self.weights[chosen[0]])
-        same = [self.names[k] for k in chosen if sign * self.weights[k] > 0]
-        other = [self.names[k] for k in chosen if sign * self.weights[k] < 0]
+        same = [self._short(k) for k in chosen if sign * self.weights[k] > 0]
+        # The shape's coefficients have no up and down of their own.
+        same = list(dict.fromkeys(same))
+        other = [self._short(k) for k in chosen if sign * self.weights[k] < 0]
+        other = [one for one in dict.fromkeys(other) if one not in same]
         if not other:
-            return f"{_listed(same)} rising together is not seen by these sensors."
+            together = " rising together" if len(same) > 1 else ""
+            return f"{_listed(same)}{together} is not seen by these sensors."
         return f"{_listed(same)} up with {_listed(other)} down looks the same to these sensors."
 
 

@@ -14,7 +14,7 @@ Reynolds, Comput. Geosci. 55 (2013) 3-15), with the deterministic transform in p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -117,6 +117,8 @@ class Smoothed:
     converged: bool
     step: float
     """Length of the last step, in posterior standard deviations."""
+    log_evidence: float = 0.0
+    """of this mode by Laplace's approximation: what weighs it against another mode; natural logarithm"""
 
 
 def iterative_smoother(
@@ -127,6 +129,7 @@ def iterative_smoother(
     *,
     most_iterations: int = 12,
     tolerance: float = 0.02,
+    start: int | None = None,
     watch: Callable[[float], None] | None = None,
 ) -> Smoothed:
     """Condition a prior ensemble on a history, by Gauss-Newton in its weights.
@@ -138,6 +141,7 @@ def iterative_smoother(
         variance: (p,) or (p, p) of the observation error, with the model's.
         most_iterations: at most.
         tolerance: a step shorter than this, in posterior standard deviations, is the last.
+        start: begin at this member, with half of the spread, and not at the prior's mean: to find another mode.
         watch: called with the share of the iterations that is done.
     """
     members = len(prior)
@@ -145,6 +149,8 @@ def iterative_smoother(
     whiten = _whitener(variance)
     degrees = members - 1.0
     weights, spread = np.zeros(members), np.eye(members)
+    if start is not None:
+        weights[start], spread = 1.0, 0.5 * spread
 
     def ensemble() -> Array:
         return np.asarray(mean + (weights + spread) @ anomalies)
@@ -178,7 +184,8 @@ def iterative_smoother(
         if length < tolerance:
             converged = True
             break
-    return Smoothed(ensemble(), predicted, iteration, converged, length)
+    evidence = -0.5 * misfit(off, weights) - 0.5 * float(np.log(values / degrees).sum())
+    return Smoothed(ensemble(), predicted, iteration, converged, length, evidence)
 
 
 def multiple_data_assimilation(
@@ -189,6 +196,32 @@ def multiple_data_assimilation(
     for _ in range(steps):
         members = Transform.of(predict(members), observed, variance * float(steps)).apply(members)
     return Smoothed(members, predict(members), steps, True, 0.0)
+
+
+def modes(found: Sequence[Smoothed], *, negligible: float = 0.01) -> list[tuple[float, Smoothed]]:
+    """The different answers among several that one history was given, with their weights, the heaviest first.
+
+    Two answers are one where their means are within two standard deviations of each other.
+    """
+    kept: list[Smoothed] = []
+    for one in sorted(found, key=lambda answer: -answer.log_evidence):
+        mean, covariance = one.members.mean(axis=0), np.cov(one.members.T)
+        apart = [mean - other.members.mean(axis=0) for other in kept]
+        if all(float(off @ np.linalg.solve(covariance, off)) > 4.0 * len(mean) / 3.0 for off in apart):
+            kept.append(one)
+    weights = np.exp([one.log_evidence - kept[0].log_evidence for one in kept])
+    weights /= weights.sum()
+    return [(float(weight), one) for weight, one in zip(weights, kept, strict=True) if weight > negligible]
+
+
+def mixture_moments(answers: Sequence[tuple[float, Smoothed]]) -> tuple[Array, Array]:
+    """Mean (k,) and covariance (k, k) of several weighted answers together."""
+    total = sum(weight for weight, _ in answers)
+    means = np.array([one.members.mean(axis=0) for _, one in answers])
+    shares = np.array([weight for weight, _ in answers]) / total
+    mean = shares @ means
+    covariance = sum(share * np.cov(one.members.T) for share, (_, one) in zip(shares, answers, strict=True))
+    return mean, np.asarray(covariance + (shares * (means - mean).T) @ (means - mean))
 
 
 def _whitener(variance: Array) -> Callable[[Array], Array]:

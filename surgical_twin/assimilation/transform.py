@@ -155,8 +155,7 @@ def transform_analysis(ensemble: Array, predicted: Array, observed: Array, varia
         covariances. The ensemble mean of the anomalies stays zero (the transform is symmetric).
     """
     if variance.ndim == 1 and len(variance) <= MOST_OBSERVATIONS and len(variance) < len(ensemble):
-        rows = (np.ascontiguousarray(one, dtype=np.float64) for one in (ensemble, predicted, observed, variance))
-        conditioned: Array = analyse(*rows)
+        conditioned: Array = analyse(np.ascontiguousarray(ensemble), predicted, observed, variance)
         return conditioned
     return Transform.of(predicted, observed, variance).apply(ensemble)
 

@@ -61,7 +61,7 @@ def analyse(ensemble: Array, predicted: Array, observed: Array, variance: Array)
     """As `transform.transform_analysis`, with uncorrelated observation errors (p,).
 
     Args:
-        ensemble: (m, n), rows one after another in memory.
+        ensemble: (m, n)
         predicted: (m, p)
         observed: (p,)
         variance: (p,)
@@ -69,37 +69,20 @@ def analyse(ensemble: Array, predicted: Array, observed: Array, variance: Array)
     m, n = ensemble.shape
     p = predicted.shape[1]
     degrees = m - 1.0
-    expected = np.zeros(p)
-    mean = np.zeros(n)
-    for k in range(m):
-        for i in range(p):
-            expected[i] += predicted[k, i]
-        for j in range(n):
-            mean[j] += ensemble[k, j]
-    expected /= m
-    mean /= m
-    scaled = np.empty((m, p))
-    gram = np.zeros((p, p))
+    scaled = np.empty((p, m))
     difference = np.empty(p)
     for i in range(p):
-        difference[i] = (observed[i] - expected[i]) / np.sqrt(variance[i])
+        expected = 0.0
+        for k in range(m):
+            expected += predicted[k, i]
+        expected /= m
+        difference[i] = (observed[i] - expected) / np.sqrt(variance[i])
         weight = 1.0 / np.sqrt(variance[i] * degrees)
         for k in range(m):
-            scaled[k, i] = (predicted[k, i] - expected[i]) * weight
-    for i in range(p):
-        for j in range(i + 1):
-            total = 0.0
-            for k in range(m):
-                total += scaled[k, i] * scaled[k, j]
-            gram[i, j] = total
-            gram[j, i] = total
-    values, vectors = _eigen(gram)
-    seen = np.zeros((p, n))
-    for k in range(m):
-        for i in range(p):
-            factor = scaled[k, i]
-            for j in range(n):
-                seen[i, j] += factor * (ensemble[k, j] - mean[j])
+            scaled[i, k] = (predicted[k, i] - expected) * weight
+    values, vectors = _eigen(np.dot(scaled, scaled.T))
+    # The rows of S add up to zero, so that the ensemble's mean need not be taken off.
+    seen = np.dot(scaled, ensemble)
     # In the eigenvectors' directions: what the mean takes, and what the anomalies lose.
     shift = np.zeros(p)
     shrink = np.zeros((p, p))
@@ -110,21 +93,13 @@ def analyse(ensemble: Array, predicted: Array, observed: Array, variance: Array)
         for i in range(p):
             along += vectors[i, e] * difference[i]
         for i in range(p):
-            shift[i] += vectors[i, e] * along / (1.0 + value)
+            shift[i] += vectors[i, e] * along / ((1.0 + value) * np.sqrt(degrees))
             for j in range(p):
                 shrink[i, j] += vectors[i, e] * vectors[j, e] / (root * (1.0 + root))
-    moved = np.zeros(n)
-    for i in range(p):
-        for j in range(n):
-            moved[j] += shift[i] * seen[i, j] / np.sqrt(degrees)
-    analysis = np.empty((m, n))
+    taken = np.dot(shrink, seen)
+    moved = np.dot(shift, seen)
+    analysis = np.dot(scaled.T, taken)
     for k in range(m):
         for j in range(n):
-            analysis[k, j] = ensemble[k, j] + moved[j]
-        for i in range(p):
-            factor = 0.0
-            for e in range(p):
-                factor += shrink[i, e] * scaled[k, e]
-            for j in range(n):
-                analysis[k, j] -= factor * seen[i, j]
+            analysis[k, j] = ensemble[k, j] - analysis[k, j] + moved[j]
     return analysis

@@ -11,8 +11,10 @@ model's error b is a state of its own: a stationary process with the Matérn cov
 
 as a stochastic differential equation of order two (Hartikainen & Särkkä 2010), whose drive is stronger while the flow
 changes fast, by 1 + g |dQ/dt| / rms(dQ/dt), for then waves are strongest. sigma, tau, g and the white noise maximize
-the likelihood of the innovations of other records (`fit_model_error`). The logarithms of R, C and Z wander a little,
-as breathing and vessel tone make them.
+the likelihood of the innovations of other records (`fit_model_error`). One factor on all variances is learned as the
+record goes on, from the innovations so far (variance learning of West & Harrison, Bayesian Forecasting and Dynamic
+Models, 4.5): no two records are equally unlike a Windkessel. The logarithms of R, C and Z wander a little, as
+breathing and vessel tone make them.
 
 Units are those of the clinic: mmHg, L/min, s; R and Z in mmHg min/L, C in L/mmHg.
 """
@@ -34,6 +36,8 @@ Array = NDArray[np.float64]
 
 RESISTANCE, COMPLIANCE, IMPEDANCE, CAPACITOR, ERROR, ERROR_RATE = range(6)
 SECONDS_PER_MINUTE = 60.0
+SCALE_PRIOR = 40.0
+"""Samples that the given size of the errors counts for when a record's own innovations teach another."""
 _SIGMAS = 1.959963984540054
 
 
@@ -104,9 +108,11 @@ class Followed:
     belief: Gaussian
     """log R, log C, log Z, Pc [mmHg], b [mmHg], db/dt"""
     normalized: Array
-    """(n,) innovations in their expected standard deviations"""
+    """(n,) innovations in the standard deviations expected of them from what came before"""
     log_likelihood: float
-    """of all innovations, natural logarithm, without constants"""
+    """of all innovations by the given errors, natural logarithm, without constants"""
+    scale: float
+    """factor on all variances that the record's own innovations taught"""
 
     @property
     def mean_nis(self) -> float:
@@ -193,15 +199,19 @@ def follow_windkessel(
         np.diag([*[usual.deviation**2] * 3, 20.0**2, still[0, 0], still[1, 1]]),
     )
     observations = (
-        Observation(float(times[k]), record.pressure_mmhg[k : k + 1], np.array([error.noise_mmhg**2]), operator(int(k)))
-        for k in used
+        Observation(float(times[k]), record.pressure_mmhg[k : k + 1], np.array([error.noise_mmhg**2]), operator(k))
+        for k in used.tolist()
     )
     normalized, likelihood, belief = [], 0.0, start
+    learned, total, scale = SCALE_PRIOR, SCALE_PRIOR, 1.0
     for analysis in follow(UnscentedFilter(dynamics, noise), start, observations):
         belief = analysis.belief
-        normalized.append(float(analysis.difference[0] / np.sqrt(analysis.variance[0])))
+        normalized.append(float(analysis.difference[0] / np.sqrt(analysis.variance[0] * scale)))
+        learned, total = learned + 1.0, total + analysis.normalized_square
+        scale = total / learned
         likelihood -= 0.5 * (analysis.normalized_square + float(np.log(analysis.variance[0])))
-    return Followed(belief, np.array(normalized), likelihood)
+    belief = Gaussian(belief.time, belief.mean, belief.covariance * scale)
+    return Followed(belief, np.array(normalized), likelihood, scale)
 
 
 def fit_model_error(
@@ -232,5 +242,7 @@ def fit_model_error(
             return 1e12
         return float(-found + 0.5 * np.sum(((logarithms - center) / 1.5) ** 2))
 
-    best = minimize(cost, center, method="Nelder-Mead", options={"maxfev": evaluations, "xatol": 0.03, "fatol": 0.3})
+    simplex = center + np.vstack([np.zeros(4), 0.5 * np.eye(4)])
+    options = {"maxfev": evaluations, "xatol": 0.03, "fatol": 0.3, "initial_simplex": simplex}
+    best = minimize(cost, center, method="Nelder-Mead", options=options)
     return ModelError.of(best.x, guess.wander)

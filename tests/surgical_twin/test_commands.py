@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ import SimpleITK as sitk
 from meshes.files import read_lumen_mesh
 from streams.messages import TwinState, decode
 from streams.recording import read_recording
+from surgical_twin.assimilation.flow_prior import FlowPrior
 from surgical_twin.case import Case, read_table
 from surgical_twin.errors import InputError
 from surgical_twin.prediction.interventions import Device
@@ -417,6 +419,68 @@ def test_a_recording_is_never_written_over(played):
     assert (played.folder / "procedure.mcap").read_bytes() == before
 
 
+def test_calibrate_learns_a_history_and_identify_says_what_is_open(planned):
+    """The history is made by steps in time of another patient behind the same plan: uneven beats, a transducer that is
+    2 mmHg off."""
+    model = SessionModel.load(Case.open(planned.folder / "case"))
+    bed, waveform = model.filter.planned, model.waveform
+    factor = np.array([1.3, 0.8])
+    bed = replace(bed, proximal_resistance=bed.proximal_resistance * factor, compliance=bed.compliance * 0.75,
+                  distal_resistance=bed.distal_resistance * factor)  # fmt: skip
+    generator = np.random.default_rng(0)
+    times = np.arange(1, 5001) * 0.005
+    ends = np.cumsum([0.0, *(0.75 * (1.0 + 0.02 * generator.normal(size=60)))])
+    number = np.searchsorted(ends, times, side="right") - 1
+    lengths = np.diff(ends)[number]
+    inside = (times - ends[number]) / lengths * waveform.period
+    flow, rate = 1.1 * waveform.spline(inside), 1.1 * waveform.spline(inside, 1) * waveform.period / lengths
+    stepper = model.reduced.ports.stepper(bed, 0.005)
+    run = stepper.trajectory(model.reduced.ports.steady_state(bed, flow.mean()), flow[:, None], rate[:, None])
+    rows = []
+    for k in range(2000, 5000):  # the first ten seconds are forgotten
+        pressure = run.inlet_pressure[k, 0] / 133.322 + 2.0 + generator.normal()
+        rows.append((times[k], pressure, 1e6 * flow[k] + 0.2 * generator.normal(), int(number[k] != number[k - 1])))
+    with (planned.folder / "history.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("time_s", "pressure_mmhg", "flow_ml_s", "r_wave"), *rows])
+    shutil.copytree(planned.folder / "case", planned.folder / "calibrated")
+    done = planned.run("calibrate", "calibrated", "--history", "history.csv")
+    assert done.returncode == 0, done.stderr
+    stored = json.loads((planned.folder / "calibrated" / "calibration.json").read_text(encoding="utf-8"))
+    lines = {line["name"]: line for line in stored["parameters"]}
+    truth = {"resistance outlet_1": 1.3, "resistance outlet_2": 0.8, "compliance outlet_1": 0.75, "inflow": 1.1}
+    for name, value in truth.items():
+        assert lines[name]["factor"][1] < value < lines[name]["factor"][2], name
+    assert stored["sensors"][0]["rms_residual"] < 2.5
+    assert (planned.folder / "calibrated" / "calibration.png").read_bytes()[:4] == b"\x89PNG"
+    assert "history.csv" in Case.open(planned.folder / "calibrated").step("calibrate")["settings"]["history"]
+    prior = FlowPrior.of_case(Case.open(planned.folder / "calibrated"), model.reduced.ports.outlets)
+    assert prior.deviation[4] < 0.07
+
+    sensors = ("--sensor", "pressure@inlet", "--sensor", "flow@inlet")
+    done = planned.run("identify", "case", *sensors, "--json", "told.json", "--profile", "inflow", "--png", "told.png")
+    assert done.returncode == 0, done.stderr
+    told = json.loads((planned.folder / "told.json").read_text(encoding="utf-8"))
+    assert {one["kind"] for one in told["advice"]} == {"position", "manoeuvre"}
+    assert told["profiles"][0]["interval"][0] < 1.0 < told["profiles"][0]["interval"][1]
+    after = {one["name"]: one["deviation_after"] for one in told["parameters"]}
+    assert after["inflow"] < 0.08
+    assert all(one["deviation_after"] <= one["deviation_before"] + 1e-9 for one in told["parameters"])
+    assert (planned.folder / "told.png").read_bytes()[:4] == b"\x89PNG"
+
+    before = (planned.folder / "calibrated" / "calibration.json").read_bytes()
+    flat = [f"{k / 50},80\n" for k in range(500)]
+    (planned.folder / "flat.csv").write_text("time_s,pressure_mmhg\n" + "".join(flat))
+    says(planned.run("calibrate", "calibrated", "--history", "flat.csv"), "heart beat")
+    says(planned.run("calibrate", "calibrated", "--history", "none.csv"), "none.csv", "no file")
+    says(planned.run("calibrate", "calibrated", "--history", "history.csv", "--at", "pressure_mmhg=aorta"), "aorta")
+    assert (planned.folder / "calibrated" / "calibration.json").read_bytes() == before
+    says(planned.run("identify", "case", "--sensor", "pressure@nowhere"), "nowhere")
+    says(planned.run("identify", "case", "--profile", "viscosity"), "viscosity")
+    unknown = planned.run("calibrate", "pivott", "case")
+    assert unknown.returncode == 2
+    assert "pivott" in unknown.stderr
+
+
 def test_every_documented_command_and_option_exists():
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     from typer.main import get_command
@@ -435,6 +499,9 @@ def test_every_documented_command_and_option_exists():
             command, rest = commands[words[0]], words[1:]
             while hasattr(command, "commands"):  # a group: its next word is the command
                 assert rest, f"{page.name}: {line}"
+                otherwise = getattr(command, "otherwise", None)  # "calibrate CASE" is its command for histories
+                if rest[0] not in command.commands and otherwise and rest[0].isupper():
+                    rest = [otherwise, *rest]
                 assert rest[0] in command.commands, f"{page.name}: {line}"
                 command, rest = command.commands[rest[0]], rest[1:]
             known = {option for parameter in command.params for option in parameter.opts}
