@@ -27,8 +27,8 @@ from surgical_twin.flow.port_fit import START_UP, settled
 from surgical_twin.flow.run import FlowRun
 
 Array = NDArray[np.float64]
-MODES = 10
-PENALTIES = (1e-2, 1e0, 1e1, 1e2, 1e3, 1e4)
+MODES = (3, 5, 8, 12)
+PENALTIES = (1e-3, 1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3)
 LARGEST = 50.0
 """An amplitude of so many times its size in training is a model that has blown up."""
 
@@ -50,7 +50,7 @@ class Prediction:
 class OperatorInference:
     """The model, trained on runs."""
 
-    def __init__(self, runs: Sequence[FlowRun], points: Array, tetrahedra: NDArray[Any], modes: int = MODES) -> None:
+    def __init__(self, runs: Sequence[FlowRun], points: Array, tetrahedra: NDArray[Any], modes: int) -> None:
         import opinf
 
         self.opinf = opinf
@@ -87,9 +87,22 @@ class OperatorInference:
             error = sum(self._misfit(run, keep) for run, keep in zip(runs, kept, strict=True))
             if error < best:
                 best, chosen = error, model
-        if not np.isfinite(best):
-            raise RuntimeError("operator inference is unstable with every penalty")
-        self.model = chosen
+        # Of the velocity's energy: what the trajectories miss, and what the modes leave out.
+        self.misfit = best + float((flat**2).sum() - energies.sum())
+        if np.isfinite(best):
+            self.model = chosen
+
+    @classmethod
+    def best(cls, runs: Sequence[FlowRun], points: Array, tetrahedra: NDArray[Any]) -> OperatorInference:
+        """That number of modes with which the training runs come out best.
+
+        Raises `RuntimeError` where every one blows up.
+        """
+        tried = [cls(runs, points, tetrahedra, modes) for modes in MODES]
+        found = min(tried, key=lambda one: one.misfit)
+        if not np.isfinite(found.misfit):
+            raise RuntimeError("it is unstable with every penalty and number of modes")
+        return found
 
     def _at(self, run: FlowRun, values: Array, keep: NDArray[np.bool_], order: int = 0) -> Array:
         return np.asarray(CubicSpline(run.time, values)(run.snapshot_time[keep], order))
