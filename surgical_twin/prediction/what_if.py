@@ -24,7 +24,6 @@ from surgical_twin.anatomy_estimate import read_anatomy
 from surgical_twin.assimilation.flow_filter import FilterState
 from surgical_twin.case import Case
 from surgical_twin.errors import InputError
-from surgical_twin.flow.anatomy_model import Element
 from surgical_twin.flow.port_state import PortState
 from surgical_twin.prediction.circulation import Beat, Circulation, Source, held, periodic_beat
 from surgical_twin.prediction.interventions import Intervention, Situation, apply_all
@@ -123,6 +122,7 @@ class Predictor:
         anatomy = anatomy.for_outlets(model.reduced.ports.outlets)
         self._baseline = periodic_beat(circulation)
         self._lesion_places = LesionPlaces.of(case, model, anatomy).with_profiles(_some(self._baseline))
+        self._usual_gap = self._gap(self._baseline, _some(self._baseline))
         drops = tuple(self._lesion_places.drop(self._baseline, number) for number in range(len(anatomy.lesions)))
         flow = self._baseline.mean_flow.mean(axis=0)
         starts = np.array([lesion.start for lesion in anatomy.lesions])
@@ -151,9 +151,7 @@ class Predictor:
         inlet = beat.mean_inlet_pressure / PASCAL_PER_MMHG
         behind = self._lesion_places.behind_mmhg(chosen)
         grown: dict[int, float] = {}
-        for lesion, change in situation.drop_change.items():
-            # The decoder knows the lesion as it was: what an intervention changed of its drop is behind it everywhere.
-            moved = self._moved(situation, beat, lesion, change)
+        for lesion, moved in self._moved(situation, beat, chosen).items():
             share = self._lesion_places.share(lesion, self._lesion_places.stations)
             stations = stations - np.outer(moved, share)
             behind[:, lesion] -= moved
@@ -193,12 +191,24 @@ class Predictor:
         found = estimates(outcome.station_mmhg, error)
         return np.array([(one.value, one.lower, one.upper) for one in found]).T
 
-    def _moved(self, situation: Situation, beat: Beat, lesion: int, change: Element) -> Array:
-        """(members,) mmHg: by how much the mean drop over a lesion has grown through a change of its element."""
-        feeds = situation.anatomy.feeds[situation.anatomy.lesions[lesion].branch]
-        through = beat.flow[:, :, feeds].sum(axis=2)
-        drop = change.resistance * through + change.loss * through * np.abs(through)
-        return np.asarray(drop.mean(axis=0)) / PASCAL_PER_MMHG
+    def _moved(self, situation: Situation, beat: Beat, states: Sequence[PortState]) -> dict[int, Array]:
+        """(members,) mmHg per changed lesion: by how much its mean drop is more than the decoder has it.
+
+        The decoder knows the lesion as it was, and at the flow of an opened one it extrapolates. The port model has the
+        change in it: everything behind the lesion is moved to where the decoded pressure at its outlet is the model's.
+        """
+        gap = self._gap(beat, states) - self._usual_gap
+        anatomy, found = situation.anatomy, dict[int, Array]()
+        feeds = {lesion: anatomy.feeds[anatomy.lesions[lesion].branch] for lesion in situation.drop_change}
+        # The lesion nearer to the inlet first: what it moves, it moves behind the others as well.
+        for lesion in sorted(feeds, key=lambda one: (-int(feeds[one].sum()), anatomy.lesions[one].start)):
+            outlet = int(np.argmax(np.where(feeds[lesion], beat.mean_flow.mean(axis=0), -np.inf)))
+            found[lesion] = -gap[:, outlet] - sum(moved for other, moved in found.items() if feeds[other][outlet])
+        return found
+
+    def _gap(self, beat: Beat, states: Sequence[PortState]) -> Array:
+        """(members, N) mmHg: mean pressure of each outlet in the port model, less that of the decoder."""
+        return beat.mean_outlet_pressure / PASCAL_PER_MMHG - self._lesion_places.outlets_mmhg(states)
 
     def compare(self, interventions: Sequence[Intervention], *, source: Source = "flow", seed: int = 0) -> Comparison:
         """What the interventions do to the patient: those on the whole body first, each kind in the order given.
