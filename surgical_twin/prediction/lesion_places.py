@@ -62,10 +62,10 @@ class LesionPlaces:
     """(lesions, 3) mm"""
     outlets: Array
     """(N, 3) mm, the middle of each outlet"""
+    started: Array
+    """(lesions,) m of arc length along the branch, a diameter before the lesion, where its drop has not begun"""
     recovered: Array
     """(lesions,) m of arc length along the branch where the pressure has recovered"""
-    profiles: tuple[tuple[Array, Array], ...] = ()
-    """per lesion: see `profile`"""
 
     @classmethod
     def of(cls, case: Case, model: SessionModel, anatomy: AnatomyModel) -> LesionPlaces:
@@ -75,15 +75,17 @@ class LesionPlaces:
         kept = between_ports(centerline, ports)
         centers = {port.name: port.center for port in ports}
         stations = np.array([[float(row[axis]) for axis in "xyz"] for row in read_table(case.require(AXIS))])
-        before, behind, recovered = [], [], []
+        before, behind, started, recovered = [], [], [], []
         for lesion in anatomy.lesions:
             ids = centerline.branches[lesion.branch].point_ids
             ids = ids[kept[ids]]
             arc, points = centerline.arc_length[ids] * METRES_PER_MM, centerline.points[ids]
+            begin = lesion.start - lesion.reference_diameter
             end = lesion.start + lesion.length + LESION_REACH * lesion.reference_diameter
-            first, last = (int(np.clip(np.searchsorted(arc, place), 0, len(ids) - 1)) for place in (lesion.start, end))
+            first, last = (int(np.clip(np.searchsorted(arc, place), 0, len(ids) - 1)) for place in (begin, end))
             before.append(points[first])
             behind.append(points[last])
+            started.append(float(arc[first]))
             recovered.append(float(arc[last]))
         return cls(
             model=model,
@@ -94,19 +96,18 @@ class LesionPlaces:
             before=np.array(before).reshape(-1, 3),
             behind=np.array(behind).reshape(-1, 3),
             outlets=np.array([centers[name] for name in anatomy.outlets]),
+            started=np.array(started),
             recovered=np.array(recovered),
         )
 
-    def with_profiles(self, states: Sequence[PortState]) -> LesionPlaces:
-        """The same with each lesion's profile over these states."""
-        return replace(self, profiles=tuple(self.profile(states, number) for number in range(len(self.before))))
-
-    def behind_mmhg(self, states: Sequence[PortState]) -> Array:
-        """(members, lesions) mean over the states."""
-        if not len(self.behind):
-            return np.zeros((len(states[0].flow), 0))
-        place = self.model.place(self.behind)
-        return np.asarray(np.mean([place.pressure(state) for state in states], axis=0))
+    def around_mmhg(self, states: Sequence[PortState]) -> tuple[Array, Array]:
+        """(members, lesions) pressure before and behind each lesion as the decoder has it, mean over the states."""
+        count = len(self.behind)
+        if not count:
+            return np.zeros((len(states[0].flow), 0)), np.zeros((len(states[0].flow), 0))
+        place = self.model.place(np.concatenate([self.before, self.behind]))
+        mean = np.mean([place.pressure(state) for state in states], axis=0)
+        return mean[:, :count], mean[:, count:]
 
     def drop(self, beat: Beat, lesion: int) -> Element:
         """The drop over a lesion in the flow model as an element, not negative.
@@ -116,7 +117,7 @@ class LesionPlaces:
         """
         own = self.anatomy.lesions[lesion]
         if self.model.reduced.estimated:  # which was made from just this element
-            rest = max(float(self.recovered[lesion]) - own.start - own.length, 0.0)
+            rest = max(float(self.recovered[lesion] - self.started[lesion]) - own.length, 0.0)
             blood = {"density": self.anatomy.density, "viscosity": self.anatomy.viscosity}
             return self.anatomy.lesion_element(lesion) + tube_element(rest, own.reference_diameter, **blood)
         places = self.model.place(np.stack([self.before[lesion], self.behind[lesion]]))
@@ -141,35 +142,18 @@ class LesionPlaces:
         place = self.model.place(self.outlets)
         return np.asarray(np.mean([place.pressure(state) for state in states], axis=0))
 
-    def profile(self, states: Sequence[PortState], lesion: int) -> tuple[Array, Array]:
-        """Arc length [m] along a lesion's branch, and the part of its mean drop that lies before each place.
-
-        In the throat it is more than 1: there pressure has turned into speed, and comes back behind it.
-        """
-        own = self.anatomy.lesions[lesion]
-        ids = self.centerline.branches[own.branch].point_ids
-        ids = ids[np.isin(ids, self.between)]
-        arc = self.centerline.arc_length[ids] * METRES_PER_MM
-        inside = (arc >= own.start) & (arc <= self.recovered[lesion])
-        place = self.model.place(self.centerline.points[ids[inside]])
-        mean = np.mean([place.pressure(state).mean(axis=0) for state in states], axis=0)
-        drop = mean[0] - mean[-1]
-        if drop < LEAST_DROP_MMHG:
-            return arc[inside], np.linspace(0.0, 1.0, int(inside.sum()))
-        return arc[inside], (mean[0] - mean) / drop
-
-    def share(self, lesion: int, points: Array) -> Array:
-        """(n,) which part of a lesion's drop lies before each point: 0 before the lesion, 1 behind it."""
+    def part(self, lesion: int, points: Array) -> Array:
+        """(n,) which part of the way over a lesion lies before each point: 0 before the lesion, 1 behind it."""
         _, nearest = cKDTree(self.centerline.points[self.between]).query(points)
         nearest = self.between[nearest]
         branch, arc = self.centerline.branch[nearest], self.centerline.arc_length[nearest] * METRES_PER_MM
         own = self.anatomy.lesions[lesion]
-        along, part = self.profiles[lesion]
-        share = np.where(branch == own.branch, np.interp(arc, along, part), 0.0)
+        start, end = float(self.started[lesion]), float(self.recovered[lesion])
+        part = np.where(branch == own.branch, np.clip((arc - start) / max(end - start, 1e-9), 0.0, 1.0), 0.0)
         for one in self.centerline.branches:
             parent = one.parent
             while parent is not None:
                 if parent == own.branch:
-                    share[branch == one.index] = 1.0
+                    part[branch == one.index] = 1.0
                 parent = self.centerline.branches[parent].parent
-        return np.asarray(share)
+        return np.asarray(part)

@@ -63,8 +63,8 @@ class Outcome:
     """by how much the reduced model's error is larger in these states than on average over its held-out runs"""
     coefficients: Array
     """(K,) the pressure field's, mean over beat and members, for a picture"""
-    moved_mmhg: dict[int, float]
-    """per lesion that was changed: by how much its mean drop has grown"""
+    changed_mmhg: dict[int, tuple[float, float, float]]
+    """per lesion that was changed: mean pressure before and behind it, and by how much its drop is more than decoded"""
 
 
 @dataclass(frozen=True)
@@ -121,16 +121,15 @@ class Predictor:
         anatomy = read_anatomy(case, planned["density_kg_m3"], planned["viscosity_pa_s"])
         anatomy = anatomy.for_outlets(model.reduced.ports.outlets)
         self._baseline = periodic_beat(circulation)
-        self._lesion_places = LesionPlaces.of(case, model, anatomy).with_profiles(_some(self._baseline))
+        self._lesion_places = LesionPlaces.of(case, model, anatomy)
         self._usual_gap = self._gap(self._baseline, _some(self._baseline))
         drops = tuple(self._lesion_places.drop(self._baseline, number) for number in range(len(anatomy.lesions)))
         flow = self._baseline.mean_flow.mean(axis=0)
-        starts = np.array([lesion.start for lesion in anatomy.lesions])
         self.situation = Situation(
             circulation=circulation,
             anatomy=anatomy,
             lesion_drop=drops,
-            lesion_span=self._lesion_places.recovered - starts,
+            lesion_span=self._lesion_places.recovered - self._lesion_places.started,
             split=flow / flow.sum(),
             mean_inflow=float(flow.sum()),
         )
@@ -149,13 +148,13 @@ class Predictor:
         chosen = _some(beat)
         stations = np.mean([model.axis.pressure(state) for state in chosen], axis=0)
         inlet = beat.mean_inlet_pressure / PASCAL_PER_MMHG
-        behind = self._lesion_places.behind_mmhg(chosen)
-        grown: dict[int, float] = {}
+        before, behind = self._lesion_places.around_mmhg(chosen)
+        changed: dict[int, tuple[float, float, float]] = {}
         for lesion, moved in self._moved(situation, beat, chosen).items():
-            share = self._lesion_places.share(lesion, self._lesion_places.stations)
-            stations = stations - np.outer(moved, share)
             behind[:, lesion] -= moved
-            grown[lesion] = float(moved.mean())
+            ends = before[:, lesion], behind[:, lesion], moved
+            stations = self._with_changed(stations, lesion, self._lesion_places.stations, ends)
+            changed[lesion] = tuple(float(one.mean()) for one in ends)  # type: ignore[assignment]
         bed = situation.circulation.parameters
         return Outcome(
             mean_pressure_mmhg=pressure.mean(axis=0),
@@ -168,15 +167,26 @@ class Predictor:
             outside=float(np.mean([model.reduced.in_range(state) for state in chosen])),
             error_scale=_error_scale(model, chosen),
             coefficients=np.mean([model.reduced.decoder.coefficients(s).mean(axis=0) for s in chosen], axis=0),
-            moved_mmhg=grown,
+            changed_mmhg=changed,
         )
 
     def field_mmhg(self, outcome: Outcome, points: Array, modes_mmhg: Array) -> Array:
         """(n,) mean pressure at points (n, 3) mm of the lumen, from the pressure modes (n, K) there."""
-        field = modes_mmhg @ outcome.coefficients
-        for lesion, moved in outcome.moved_mmhg.items():
-            field = field - moved * self._lesion_places.share(lesion, points)
-        return np.asarray(field)
+        field = (modes_mmhg @ outcome.coefficients)[None]
+        for lesion, ends in outcome.changed_mmhg.items():
+            field = self._with_changed(field, lesion, points, tuple(np.array([one]) for one in ends))  # type: ignore[arg-type]
+        return np.asarray(field[0])
+
+    def _with_changed(self, decoded: Array, lesion: int, points: Array, ends: tuple[Array, Array, Array]) -> Array:
+        """(members, n) decoded pressure at points, a lesion having been changed.
+
+        ``ends`` are (members,) pressure before and behind it, and by how much its drop is more than decoded: so much
+        everything behind is moved. Over the lesion itself pressure goes straight from the one to the other.
+        """
+        before, behind, moved = ends
+        part = self._lesion_places.part(lesion, points)
+        over = before[:, None] + np.outer(behind - before, part)
+        return np.where((part > 0.0) & (part < 1.0), over, decoded - np.outer(moved, part))
 
     @property
     def station_distance_mm(self) -> Array:
