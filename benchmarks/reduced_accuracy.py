@@ -210,7 +210,7 @@ def measure(anatomy: Anatomy, folder: Path, case: Case) -> tuple[dict[str, list[
     console.print(f"{anatomy.name}: outside of the trained range by at most {max(inside):.2f} of its width")
     training = training_runs(case)
     try:
-        other = OperatorInference(training, points, mesh.tetrahedra)
+        other = OperatorInference.best(training, points, mesh.tetrahedra)
         said = [errors_of_prediction(run, other.predict(run), volumes) for run in held_out]
         found["operator inference"] = [one for one in said if one is not None]
         blown = len(said) - len(found["operator inference"])

@@ -24,7 +24,6 @@ from surgical_twin.anatomy_estimate import read_anatomy
 from surgical_twin.assimilation.flow_filter import FilterState
 from surgical_twin.case import Case
 from surgical_twin.errors import InputError
-from surgical_twin.flow.anatomy_model import Element
 from surgical_twin.flow.port_state import PortState
 from surgical_twin.intervals import estimate, estimates
 from surgical_twin.prediction.circulation import Beat, Circulation, Source, held, periodic_beat
@@ -64,8 +63,8 @@ class Outcome:
     """by how much the reduced model's error is larger in these states than on average over its held-out runs"""
     coefficients: Array
     """(K,) the pressure field's, mean over beat and members, for a picture"""
-    moved_mmhg: dict[int, float]
-    """per lesion that was changed: by how much its mean drop has grown"""
+    changed_mmhg: dict[int, tuple[float, float, float]]
+    """per lesion that was changed: mean pressure before and behind it, and by how much its drop is more than decoded"""
 
 
 @dataclass(frozen=True)
@@ -122,15 +121,15 @@ class Predictor:
         anatomy = read_anatomy(case, planned["density_kg_m3"], planned["viscosity_pa_s"])
         anatomy = anatomy.for_outlets(model.reduced.ports.outlets)
         self._baseline = periodic_beat(circulation)
-        self._lesion_places = LesionPlaces.of(case, model, anatomy).with_profiles(_some(self._baseline))
+        self._lesion_places = LesionPlaces.of(case, model, anatomy)
+        self._usual_gap = self._gap(self._baseline, _some(self._baseline))
         drops = tuple(self._lesion_places.drop(self._baseline, number) for number in range(len(anatomy.lesions)))
         flow = self._baseline.mean_flow.mean(axis=0)
-        starts = np.array([lesion.start for lesion in anatomy.lesions])
         self.situation = Situation(
             circulation=circulation,
             anatomy=anatomy,
             lesion_drop=drops,
-            lesion_span=self._lesion_places.recovered - starts,
+            lesion_span=self._lesion_places.recovered - self._lesion_places.started,
             split=flow / flow.sum(),
             mean_inflow=float(flow.sum()),
         )
@@ -149,15 +148,13 @@ class Predictor:
         chosen = _some(beat)
         stations = np.mean([model.axis.pressure(state) for state in chosen], axis=0)
         inlet = beat.mean_inlet_pressure / PASCAL_PER_MMHG
-        behind = self._lesion_places.behind_mmhg(chosen)
-        grown: dict[int, float] = {}
-        for lesion, change in situation.drop_change.items():
-            # The decoder knows the lesion as it was: what an intervention changed of its drop is behind it everywhere.
-            moved = self._moved(situation, beat, lesion, change)
-            share = self._lesion_places.share(lesion, self._lesion_places.stations)
-            stations = stations - np.outer(moved, share)
+        before, behind = self._lesion_places.around_mmhg(chosen)
+        changed: dict[int, tuple[float, float, float]] = {}
+        for lesion, moved in self._moved(situation, beat, chosen).items():
             behind[:, lesion] -= moved
-            grown[lesion] = float(moved.mean())
+            ends = before[:, lesion], behind[:, lesion], moved
+            stations = self._with_changed(stations, lesion, self._lesion_places.stations, ends)
+            changed[lesion] = tuple(float(one.mean()) for one in ends)  # type: ignore[assignment]
         bed = situation.circulation.parameters
         return Outcome(
             mean_pressure_mmhg=pressure.mean(axis=0),
@@ -170,15 +167,26 @@ class Predictor:
             outside=float(np.mean([model.reduced.in_range(state) for state in chosen])),
             error_scale=_error_scale(model, chosen),
             coefficients=np.mean([model.reduced.decoder.coefficients(s).mean(axis=0) for s in chosen], axis=0),
-            moved_mmhg=grown,
+            changed_mmhg=changed,
         )
 
     def field_mmhg(self, outcome: Outcome, points: Array, modes_mmhg: Array) -> Array:
         """(n,) mean pressure at points (n, 3) mm of the lumen, from the pressure modes (n, K) there."""
-        field = modes_mmhg @ outcome.coefficients
-        for lesion, moved in outcome.moved_mmhg.items():
-            field = field - moved * self._lesion_places.share(lesion, points)
-        return np.asarray(field)
+        field = (modes_mmhg @ outcome.coefficients)[None]
+        for lesion, ends in outcome.changed_mmhg.items():
+            field = self._with_changed(field, lesion, points, tuple(np.array([one]) for one in ends))  # type: ignore[arg-type]
+        return np.asarray(field[0])
+
+    def _with_changed(self, decoded: Array, lesion: int, points: Array, ends: tuple[Array, Array, Array]) -> Array:
+        """(members, n) decoded pressure at points, a lesion having been changed.
+
+        ``ends`` are (members,) pressure before and behind it, and by how much its drop is more than decoded: so much
+        everything behind is moved. Over the lesion itself pressure goes straight from the one to the other.
+        """
+        before, behind, moved = ends
+        part = self._lesion_places.part(lesion, points)
+        over = before[:, None] + np.outer(behind - before, part)
+        return np.where((part > 0.0) & (part < 1.0), over, decoded - np.outer(moved, part))
 
     @property
     def station_distance_mm(self) -> Array:
@@ -193,12 +201,24 @@ class Predictor:
         found = estimates(outcome.station_mmhg, error)
         return np.array([(one.value, one.lower, one.upper) for one in found]).T
 
-    def _moved(self, situation: Situation, beat: Beat, lesion: int, change: Element) -> Array:
-        """(members,) mmHg: by how much the mean drop over a lesion has grown through a change of its element."""
-        feeds = situation.anatomy.feeds[situation.anatomy.lesions[lesion].branch]
-        through = beat.flow[:, :, feeds].sum(axis=2)
-        drop = change.resistance * through + change.loss * through * np.abs(through)
-        return np.asarray(drop.mean(axis=0)) / PASCAL_PER_MMHG
+    def _moved(self, situation: Situation, beat: Beat, states: Sequence[PortState]) -> dict[int, Array]:
+        """(members,) mmHg per changed lesion: by how much its mean drop is more than the decoder has it.
+
+        The decoder knows the lesion as it was, and at the flow of an opened one it extrapolates. The port model has the
+        change in it: everything behind the lesion is moved to where the decoded pressure at its outlet is the model's.
+        """
+        gap = self._gap(beat, states) - self._usual_gap
+        anatomy, found = situation.anatomy, dict[int, Array]()
+        feeds = {lesion: anatomy.feeds[anatomy.lesions[lesion].branch] for lesion in situation.drop_change}
+        # The lesion nearer to the inlet first: what it moves, it moves behind the others as well.
+        for lesion in sorted(feeds, key=lambda one: (-int(feeds[one].sum()), anatomy.lesions[one].start)):
+            outlet = int(np.argmax(np.where(feeds[lesion], beat.mean_flow.mean(axis=0), -np.inf)))
+            found[lesion] = -gap[:, outlet] - sum(moved for other, moved in found.items() if feeds[other][outlet])
+        return found
+
+    def _gap(self, beat: Beat, states: Sequence[PortState]) -> Array:
+        """(members, N) mmHg: mean pressure of each outlet in the port model, less that of the decoder."""
+        return beat.mean_outlet_pressure / PASCAL_PER_MMHG - self._lesion_places.outlets_mmhg(states)
 
     def compare(self, interventions: Sequence[Intervention], *, source: Source = "flow", seed: int = 0) -> Comparison:
         """What the interventions do to the patient: those on the whole body first, each kind in the order given.
