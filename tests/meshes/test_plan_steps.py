@@ -303,10 +303,11 @@ def flat(kind=np.int16):
          "No vessel"),
         (lambda folder, scan: write(folder, sitk.GetArrayFromImage(scan)[20]), "three dimensions"),
         (lambda folder, scan: write(folder, scan, times=3), "extract one"),
+        (lambda folder, scan: write(folder, sitk.GetArrayFromImage(scan)[20:24]), "too small to find vessels in"),
         (lambda folder, scan: write(folder, sitk.GetArrayFromImage(scan), (9e-4, 9e-4, 9e-4)), "not in mm"),
         (lambda folder, scan: write(folder, sitk.GetArrayFromImage(scan), (900.0, 900.0, 900.0)), "not in mm"),
     ],
-    ids=["empty", "NaN", "no contrast", "2D", "4D", "metres", "micrometres"],
+    ids=["empty", "NaN", "no contrast", "2D", "4D", "four slices", "metres", "micrometres"],
 )  # fmt: skip
 def test_what_is_no_angiogram_is_named(make, expected, tmp_path, scan):
     assert expected in refused(tmp_path, make(tmp_path, scan))
