@@ -301,13 +301,14 @@ def flat(kind=np.int16):
         (lambda folder, scan: write(folder, flat(np.float32) + np.float32(np.nan)), "not finite"),
         (lambda folder, scan: write(folder, np.random.default_rng(0).normal(40, 5, (30, 30, 30)).astype(np.float32)),
          "No vessel"),
+        (lambda folder, scan: write(folder, 440 - sitk.GetArrayFromImage(scan)), "No vessel"),
         (lambda folder, scan: write(folder, sitk.GetArrayFromImage(scan)[20]), "three dimensions"),
         (lambda folder, scan: write(folder, scan, times=3), "extract one"),
         (lambda folder, scan: write(folder, sitk.GetArrayFromImage(scan)[20:24]), "too small to find vessels in"),
         (lambda folder, scan: write(folder, sitk.GetArrayFromImage(scan), (9e-4, 9e-4, 9e-4)), "not in mm"),
         (lambda folder, scan: write(folder, sitk.GetArrayFromImage(scan), (900.0, 900.0, 900.0)), "not in mm"),
     ],
-    ids=["empty", "NaN", "no contrast", "2D", "4D", "four slices", "metres", "micrometres"],
+    ids=["empty", "NaN", "no contrast", "dark vessels", "2D", "4D", "four slices", "metres", "micrometres"],
 )  # fmt: skip
 def test_what_is_no_angiogram_is_named(make, expected, tmp_path, scan):
     assert expected in refused(tmp_path, make(tmp_path, scan))
