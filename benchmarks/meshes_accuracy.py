@@ -33,6 +33,7 @@ from skimage.filters import threshold_otsu
 from skimage.measure import label, marching_cubes
 from vmtk import vmtkscripts
 
+from meshes.aneurysm import find_aneurysms
 from meshes.centerline import Centerline
 from meshes.clipping import Index
 from meshes.grid import Array, Grid
@@ -78,6 +79,8 @@ class Errors:
     port_flatness: float
     watertight: bool
     stenosis_points: float | None = None
+    sac_percent: float | None = None
+    """of an aneurysm's volume"""
 
 
 def measure(vessel: AnalyticVessel, spacing: tuple[float, float, float], seed: int) -> Errors:
@@ -103,6 +106,10 @@ def measure(vessel: AnalyticVessel, spacing: tuple[float, float, float], seed: i
         found = find_stenoses(centerline, sections)
         worst = found[0].diameter_reduction if found else 0.0
         stenosis = 100.0 * abs(worst - vessel.stenosis)
+    sac = None
+    if vessel.sac_volume_ml is not None:
+        sacs = find_aneurysms(trimmed, centerline)
+        sac = 100.0 * abs(sum(one.volume_ml for one in sacs) / vessel.sac_volume_ml - 1.0)
     plain_surface, plain_volume = _plain(image, vessel, mesh, truth, voxel)
     offset = _wall_offset(vessel, Grid.of(lumen.level_set), mesh.ports) / voxel
     vmtk_offset = _wall_offset(vessel, _vmtk_level_set(image), mesh.ports) / voxel
@@ -125,6 +132,7 @@ def measure(vessel: AnalyticVessel, spacing: tuple[float, float, float], seed: i
         port_flatness=max(quality.port_flatness_mm / (2 * port.radius) for port in mesh.ports),
         watertight=quality.watertight,
         stenosis_points=stenosis,
+        sac_percent=sac,
     )
 
 
@@ -398,10 +406,12 @@ def phantom_figures(found: list[Errors]) -> dict[str, dict[str, object]]:
         return float(np.mean([getattr(errors, column) for errors in found]))
 
     stenoses = [errors.stenosis_points for errors in found if errors.stenosis_points is not None]
+    sacs = [errors.sac_percent for errors in found if errors.sac_percent is not None]
     return {
         "radius_error": figure(mean("radius_percent"), "<= 3", "%"),
         "centerline_off": figure(mean("centerline_voxels"), "<= 0.25", "voxel"),
         "stenosis_error": figure(max(stenoses) if stenoses else None, "<= 4", "points"),
+        "sac_volume_error": figure(max(sacs) if sacs else None, "<= 5", "%"),
         "volume_error": figure(max(errors.volume_percent for errors in found), "<= 2", "%"),
         "surface_distance_mean": figure(max(errors.surface_mean_voxels for errors in found), "<= 0.3", "voxel"),
         "surface_distance_max": figure(max(errors.surface_max_voxels for errors in found), "<= 1.5", "voxel"),
