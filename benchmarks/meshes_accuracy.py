@@ -407,11 +407,14 @@ def phantom_figures(found: list[Errors]) -> dict[str, dict[str, object]]:
 
     stenoses = [errors.stenosis_points for errors in found if errors.stenosis_points is not None]
     sacs = [errors.sac_percent for errors in found if errors.sac_percent is not None]
+    left_out = {"why": "left out by --only"}
     return {
         "radius_error": figure(mean("radius_percent"), "<= 3", "%"),
         "centerline_off": figure(mean("centerline_voxels"), "<= 0.25", "voxel"),
-        "stenosis_error": figure(max(stenoses) if stenoses else None, "<= 4", "points"),
-        "sac_volume_error": figure(max(sacs) if sacs else None, "<= 5", "%"),
+        "stenosis_error": figure(
+            max(stenoses) if stenoses else None, "<= 4", "points", **({} if stenoses else left_out)
+        ),
+        "sac_volume_error": figure(max(sacs) if sacs else None, "<= 5", "%", **({} if sacs else left_out)),
         "volume_error": figure(max(errors.volume_percent for errors in found), "<= 2", "%"),
         "surface_distance_mean": figure(max(errors.surface_mean_voxels for errors in found), "<= 0.3", "voxel"),
         "surface_distance_max": figure(max(errors.surface_max_voxels for errors in found), "<= 1.5", "voxel"),
