@@ -53,7 +53,10 @@ def _bone_level(image: sitk.Image, lumen: Lumen) -> float:
 
 
 def _coarse(image: sitk.Image) -> Grid:
-    factors = [max(1, int(COARSE_MM / spacing)) for spacing in image.GetSpacing()]
+    factors = [
+        max(1, min(int(COARSE_MM / spacing), size))
+        for spacing, size in zip(image.GetSpacing(), image.GetSize(), strict=True)
+    ]
     return Grid.of(image if max(factors) == 1 else sitk.BinShrink(sitk.Cast(image, sitk.sitkFloat32), factors))
 
 

@@ -33,6 +33,9 @@ OTHER_SHARE, MOST_OTHERS = 0.1, 4
 """A tree that is not connected is told of if it has at least this part of the volume of the one found; so many at
 most."""
 
+LARGEST_SHARE = 0.5
+"""What fills more of the image than this is no vessel tree: it is what lies around one, as bright as blood."""
+
 PEAK_WEIGHT = 0.05
 """How much a bright, tube-like voxel outside of the vessel found at first counts for blood's grey value."""
 
@@ -89,6 +92,12 @@ def segment_lumen(
         )
     best = max(candidates, key=lambda candidate: candidate.score)
     found = _follow_bias(grid, best, tubes, seed, chosen, threshold)
+    filled = float(found.component.mean())
+    if filled > LARGEST_SHARE:
+        raise InputError(
+            f"No vessel was found: what is as bright as blood (about {found.blood:.0f}) fills {100 * filled:.0f} % of "
+            "the image; are vessels dark in it, or is it cut to the inside of one? Give --seed, --threshold or labels."
+        )
     share = (found.values - found.half) / found.contrast + 0.5
     bright = (found.values > found.half) & (share < 1.0 + chosen.bone_excess)
     component, gaps = bridge_gaps(found.component, bright, share, _noise(grid) / float(np.median(found.contrast)), grid)
@@ -110,8 +119,8 @@ def segment_lumen(
     # Only this tree: what else is bright, a little away, is turned into background.
     near = ndimage.binary_dilation(component, iterations=2)
     excess = np.where(near, half - values, np.maximum(np.abs(half - values), 0.25 * contrast))
-    filled = np.where(component, np.minimum(excess, -0.02 * contrast), excess)
-    level = grid.like((filled / contrast).astype(np.float32))
+    inner = np.where(component, np.minimum(excess, -0.02 * contrast), excess)
+    level = grid.like((inner / contrast).astype(np.float32))
     return Lumen(
         label=grid.like(component.astype(np.uint8)).image(),
         level_set=signed_distance(level, component, blur=chosen.point_spread, ways=_line(gaps)),
@@ -210,7 +219,9 @@ def _candidates(
         above = (values > 0.5 * (blood + tissue)) & (values < blood + settings.bone_excess * contrast)
         component = _connected(above, best * alike, grid, seed, settings)
         brighter = cores & (values >= blood + settings.bone_excess * contrast)
-        if component is not None and component.any() and not _hollow(component, brighter):
+        if component is None or not component.any() or component.mean() > LARGEST_SHARE:
+            continue
+        if not _hollow(component, brighter):
             found.append(_Candidate(blood, tissue, component, _vessel_score(component, contrast, tubes, grid)))
     return [candidate for candidate in found if candidate.score > settings.least_vessel_score]
 

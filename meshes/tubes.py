@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
+from meshes.errors import InputError
+
 Mask = npt.NDArray[np.bool_]
 Array = npt.NDArray[np.float64]
 
@@ -79,7 +81,10 @@ def tube_responses(image: sitk.Image, settings: SegmentationSettings) -> TubeRes
     for number in range(settings.scales):
         radius = settings.smallest_radius * ratio ** (number / max(1, settings.scales - 1))
         sigma = radius / np.sqrt(2.0)
-        factors = tuple(max(1, int(sigma / 1.5 / spacing)) for spacing in image.GetSpacing())
+        factors = tuple(
+            max(1, min(int(sigma / 1.5 / spacing), size))
+            for spacing, size in zip(image.GetSpacing(), image.GetSize(), strict=True)
+        )
         coarse = floating if max(factors) == 1 else sitk.BinShrink(floating, factors)
         if min(coarse.GetSize()) < 5:
             continue
@@ -92,4 +97,9 @@ def tube_responses(image: sitk.Image, settings: SegmentationSettings) -> TubeRes
             response = sitk.Resample(response, floating, sitk.Transform(), sitk.sitkLinear, 0.0)
         radii.append(float(radius))
         responses.append(sitk.GetArrayFromImage(response))
+    if not radii:
+        raise InputError(
+            f"The image is too small to find vessels in ({' x '.join(map(str, image.GetSize()))} voxels); give a "
+            "larger one, or labels."
+        )
     return TubeResponses(tuple(radii), tuple(responses))

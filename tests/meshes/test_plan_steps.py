@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import csv
 import io
 import re
 import sys
@@ -42,9 +43,9 @@ def said(done):
     return " ".join((done.stdout + done.stderr).split())
 
 
-def planned(folder, *words):
+def planned(folder, *words, settings=SETTINGS):
     """A case planned up to its mesh."""
-    (folder / "plan.toml").write_text(SETTINGS)
+    (folder / "plan.toml").write_text(settings)
     done = run(folder, "plan", *words, "--case", "case", "--config", "plan.toml", "--until", "mesh")
     assert done.returncode == 0, said(done)
     return Case.open(folder / "case"), done
@@ -193,6 +194,38 @@ def test_a_label_map_alone_is_planned_from(tmp_path):
     assert case.manifest["step"]["mesh"]["figures"]["ports"] == 2
 
 
+def test_a_sac_and_a_stenosis_are_measured_and_their_edges_counted(tmp_path):
+    """A vessel of radius 3.5 mm, half as wide 14 mm behind its middle, with a ball of radius 6 mm in front."""
+    grid = a_grid((36, 36, 90), 0.8)
+    places = grid.positions_of(np.arange(grid.values.size))
+    narrow = Tube.through(
+        [[0, 0, -60], [0.5, 0.5, 0], [0, 0, 60]],
+        lambda arc: 3.5 * (1.0 - 0.5 * np.exp(-(((arc - 74.0) / 3.0) ** 2))),
+        step=0.2,
+    )
+    depth = np.minimum(narrow.distance(places), np.linalg.norm(places - [7.5, 0.5, -12.0], axis=1) - 6.0)
+    sitk.WriteImage(
+        grid.like((depth < 0).reshape(grid.values.shape).astype(np.uint8)).image(), str(tmp_path / "mask.nrrd")
+    )
+    case, _ = planned(tmp_path, "mask.nrrd", settings="[mesh]\nedges_across = 4.5\nmax_tetrahedra = 16000\n")
+    with case.path("aneurysms.csv").open() as stream:
+        (sac,) = csv.DictReader(stream)
+    # The ball without what lies in the vessel.
+    ball = np.linalg.norm(places - [7.5, 0.5, -12.0], axis=1) < 6.0
+    volume = (ball & (narrow.distance(places) > 0)).sum() * 0.8**3 / 1000
+    assert float(sac["volume_ml"]) == pytest.approx(volume, rel=0.1)
+    assert sac["kind"] == "saccular"
+    assert "Saccular aneurysm" in notes(case)
+    figures = case.manifest["step"]["mesh"]["figures"]
+    assert figures["aneurysms"] == 1
+    with case.path("stenoses.csv").open() as stream:
+        (stenosis,) = csv.DictReader(stream)
+    assert float(stenosis["z"]) == pytest.approx(14.0, abs=2.5)
+    (edges,) = figures["edges_across_stenoses"]
+    assert edges >= 8.0
+    assert f"{edges:.1f}" in notes(case)
+
+
 def test_a_surface_alone_is_planned_from_in_the_unit_that_is_given(tmp_path):
     tube = pv.Cylinder(center=(1, 2, 3), direction=(0.2, 0.1, 1), radius=0.4, height=5.0, resolution=60, capping=False)
     tube.triangulate().save(tmp_path / "vessel.stl")
@@ -301,12 +334,14 @@ def flat(kind=np.int16):
         (lambda folder, scan: write(folder, flat(np.float32) + np.float32(np.nan)), "not finite"),
         (lambda folder, scan: write(folder, np.random.default_rng(0).normal(40, 5, (30, 30, 30)).astype(np.float32)),
          "No vessel"),
+        (lambda folder, scan: write(folder, 440 - sitk.GetArrayFromImage(scan)), "No vessel"),
         (lambda folder, scan: write(folder, sitk.GetArrayFromImage(scan)[20]), "three dimensions"),
         (lambda folder, scan: write(folder, scan, times=3), "extract one"),
+        (lambda folder, scan: write(folder, sitk.GetArrayFromImage(scan)[20:24]), "too small to find vessels in"),
         (lambda folder, scan: write(folder, sitk.GetArrayFromImage(scan), (9e-4, 9e-4, 9e-4)), "not in mm"),
         (lambda folder, scan: write(folder, sitk.GetArrayFromImage(scan), (900.0, 900.0, 900.0)), "not in mm"),
     ],
-    ids=["empty", "NaN", "no contrast", "2D", "4D", "metres", "micrometres"],
+    ids=["empty", "NaN", "no contrast", "dark vessels", "2D", "4D", "four slices", "metres", "micrometres"],
 )  # fmt: skip
 def test_what_is_no_angiogram_is_named(make, expected, tmp_path, scan):
     assert expected in refused(tmp_path, make(tmp_path, scan))

@@ -1,5 +1,6 @@
 """Edge lengths follow the vessel's true radius, and the number of tetrahedra that is allowed."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from meshes.grid import Grid
 from meshes.mending import scaled_jacobians
 from meshes.ports import find_ports
-from meshes.sizing import FEWEST_ACROSS, Refinement, Sizes, local_radius
+from meshes.sizing import FEWEST_ACROSS, SHARED, Refinement, Sizes, local_radius
 from meshes.tetrahedra import mesh_lumen
 from meshes.tracing import extract_centerline
 
@@ -94,4 +95,9 @@ def test_lengths_are_as_short_as_asked_and_never_fewer_than_some_across(tree):
     assert finer.at(beside, 1.0) == pytest.approx([0.2, 0.8], rel=0.05)
     # What is finer stays so until everything else has as few edges across as it may.
     assert finer.at(beside, 8.0 / FEWEST_ACROSS)[0] == pytest.approx(0.2, rel=0.05)
-    assert finer.at(beside, 16.0 / FEWEST_ACROSS)[0] == pytest.approx(0.4, rel=0.05)
+    # Then a lesser place pays before one that is to be kept.
+    assert finer.at(beside, 16.0 / FEWEST_ACROSS)[0] == pytest.approx(0.2 * SHARED, rel=0.05)
+    lesser = Sizes.of(
+        radius, points[:1], edge_length=None, edges_across=8.0, finer=[dataclasses.replace(place, first=False)]
+    )
+    assert lesser.at(beside, 16.0 / FEWEST_ACROSS)[0] == pytest.approx(0.4, rel=0.05)
