@@ -217,4 +217,7 @@ class Case:
             digest.update(file_hash(self.require(name)).encode())
         digest.update(repr(sorted(self.manifest["flow"].items())).encode())
         digest.update(repr(self.follow_lumen).encode())
+        calibration = self.path("calibration.json")
+        if calibration.is_file():
+            digest.update(file_hash(calibration).encode())
         return digest.hexdigest()

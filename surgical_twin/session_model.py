@@ -12,6 +12,7 @@ from meshes.files import read_lumen_mesh
 from registration.lumen.tracking import LumenTracker
 from registration.point_files import read_point_file
 from surgical_twin.assimilation.flow_filter import FilterSettings, FlowFilter
+from surgical_twin.assimilation.flow_prior import CALIBRATION, FlowPrior
 from surgical_twin.assimilation.mesh_losses import mesh_drop_deviation
 from surgical_twin.case import AXIS, BRANCHES, FIDUCIALS, MESH, REDUCED, Case, read_table
 from surgical_twin.flow.field_decoder import FieldDecoder, PointOperator
@@ -140,7 +141,7 @@ class SessionModel:
         return cls(
             case_hash=case.session_hash(),
             reduced=reduced,
-            filter=FlowFilter(reduced.ports, waveform, planned, filter_settings(case)),
+            filter=FlowFilter(reduced.ports, waveform, planned, filter_settings(case), calibrated_prior(case, outlets)),
             waveform=waveform,
             fiducials=read_point_file(case.require(FIDUCIALS)).by_name(),
             axis=Place.of(reduced, stations),
@@ -267,6 +268,18 @@ def outlets_behind(case: Case, outlets: Sequence[str]) -> dict[str, NDArray[np.b
             behind[name][outlets.index(row["port"])] = True
             name = rows[name]["parent"]
     return behind
+
+
+def calibrated_prior(case: Case, outlets: Sequence[str]) -> tuple[Array, Array] | None:
+    """Mean and root of what the case's calibration has left; None where it has none.
+
+    Raises:
+        InputError: the calibration cannot be read, or is of another plan.
+    """
+    if not case.path(CALIBRATION).is_file():
+        return None
+    prior = FlowPrior.of_case(case, outlets).with_harmonics(FilterSettings().harmonics)
+    return prior.mean, prior.root
 
 
 def filter_settings(case: Case) -> FilterSettings:

@@ -147,6 +147,7 @@ class FlowFilter:
         waveform: PeriodicWaveform,
         planned: PortParameters,
         settings: FilterSettings | None = None,
+        prior: tuple[Array, Array] | None = None,
     ) -> None:
         """Set up the filter.
 
@@ -155,7 +156,10 @@ class FlowFilter:
             waveform: the planned inflow over one beat; its phase 0 is the R-wave.
             planned: (1, N) the planned Windkessels.
             settings: defaults where None.
+            prior: mean (k,) and root (k, k) of the k = 2 N + 2 + 2 harmonics columns, logarithms of factors and shape
+                coefficients (`flow_prior.FlowPrior`); the plan's where None.
         """
+        self.prior = prior
         self.model = model
         self.waveform = waveform
         self.planned = planned
@@ -200,8 +204,15 @@ class FlowFilter:
         The draws are centered and decorrelated, so that the ensemble's mean and covariance are the prior's
         exactly and not only on average over seeds.
         """
-        log_factors = self._draw([seed], self.prior_deviation, np.empty((self.settings.members, 0)))
-        shape = self._draw([seed, 1], self.shape_deviation, log_factors)
+        if self.prior is None:
+            log_factors = self._draw([seed], self.prior_deviation, np.empty((self.settings.members, 0)))
+            shape = self._draw([seed, 1], self.shape_deviation, log_factors)
+        else:
+            mean, root = self.prior
+            drawn = self._draw([seed], np.ones(len(mean)), np.empty((self.settings.members, 0)))
+            columns = mean + drawn @ root.T
+            factors = len(self.prior_deviation)
+            log_factors, shape = columns[:, :factors], columns[:, factors:]
         parameters = self.parameters(log_factors)
         scale = self.inflow_factor(log_factors)
         ports = self.model.steady_state(parameters, scale * self.waveform.mean)
