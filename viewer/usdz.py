@@ -3,8 +3,6 @@
 Colors are a texture, one row of the pressure map, which every viewer of USDZ shows; a vertex's place on it is its
 pressure. Over the beat that place has time samples, as have the vertex colors that other viewers read. Pressure itself
 is the primvar ``pressure`` [mmHg].
-
-Needs ``usd-core``, which is not installed by default.
 """
 
 from __future__ import annotations
@@ -40,12 +38,10 @@ def write_usdz(
     The arguments are those of `viewer.gltf.write_glb`.
 
     Raises:
-        InputError: ``usd-core`` is not installed, or what `viewer.gltf.write_glb` refuses.
+        InputError: what `viewer.gltf.write_glb` refuses.
     """
-    try:
-        from pxr import Sdf, Usd, UsdGeom, UsdUtils
-    except ImportError:
-        raise InputError("USDZ needs the package usd-core; install it with: pip install usd-core") from None
+    from pxr import Sdf, Usd, UsdGeom, UsdUtils  # takes a while to load, and few need it
+
     path = Path(path)
     if path.suffix.lower() != ".usdz":
         raise InputError(f"{path.name} must end in .usdz.")
