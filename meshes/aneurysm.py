@@ -35,6 +35,10 @@ WIDENED = 1.5
 """
 
 
+LEAST_FUSIFORM = 4.0
+"""What lies around a widened vessel counts from this many times the cube of its healthy radius on: about its ball."""
+
+
 @dataclass(frozen=True)
 class Aneurysm:
     """One sac; lengths mm, positions mm, LPS."""
@@ -81,11 +85,15 @@ def find_aneurysms(level_set: sitk.Image, centerline: Centerline) -> tuple[Aneur
         low = [side.start for side in box][::-1]
         beside = np.unique(tree.query(field.to_position(np.argwhere(core)[:, ::-1] + low))[1])
         fusiform = bool(widened[beside].any())
+        volume = float(core.sum() * np.prod(field.spacing))
         if fusiform:
+            # The flare of an origin, and bumps of a rough wall, are small.
+            if volume < LEAST_FUSIFORM * healthy[beside].max() ** 3:
+                continue
             nearest = int(beside[np.argmax(centerline.radius[beside] * widened[beside])])
             position, largest = centerline.points[nearest], float(centerline.radius[nearest])
         else:
-            if core.sum() * float(np.prod(field.spacing)) > LONGEST * largest**3 or largest < 1.5 * step:
+            if volume > LONGEST * largest**3 or largest < 1.5 * step:
                 continue
             place = np.array(np.unravel_index(int(np.argmax(depth)), depth.shape))
             position = field.to_position(place[::-1] + low)[0]
