@@ -1,6 +1,6 @@
 """What a session reads from the case and never changes: the trained model, the planned points, the settings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, cast
@@ -71,10 +71,9 @@ class Place:
     @classmethod
     def of(cls, reduced: ReducedModel, points: Array) -> "Place":
         """Points (n, 3) mm, LPS; a point outside the lumen stands for the nearest one in it."""
-        metres = np.atleast_2d(points) * METRES_PER_MM
-        located = reduced.decoder.locator.locate(metres)
+        located = reduced.decoder.locator.locate(np.atleast_2d(points) * METRES_PER_MM)
         error = (located.weights * reduced.pressure_error_std[located.vertices]).sum(axis=1)
-        return cls(reduced.decoder, reduced.decoder.point_operator(metres), error / PASCAL_PER_MMHG)
+        return cls(reduced.decoder, reduced.decoder.operator_at(located), error / PASCAL_PER_MMHG)
 
     @property
     def outside_mm(self) -> Array:
@@ -114,8 +113,8 @@ class SessionModel:
     """What follows the catheter through the vessel tree; None where there is no tree."""
     outlets_behind: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     """By branch: which outlets (N,) its blood goes to."""
-    _decoded: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    """The ensemble decoded last, and its coefficients: only what would be computed again."""
+    _once: dict[str, tuple[object, Any]] = field(default_factory=dict, repr=False, compare=False)
+    """By name: of what something was computed last, and the result; only what would be computed again."""
 
     @classmethod
     def load(cls, case: Case, settings: SessionSettings | None = None) -> "SessionModel":
@@ -165,10 +164,20 @@ class SessionModel:
 
     def coefficients(self, ports: PortState) -> Array:
         """(members, K) Pa: the decoder's of an ensemble, which is asked several times about one."""
-        known = self._decoded.get("ports")
-        if known is not ports:
-            self._decoded["ports"], self._decoded["coefficients"] = ports, self.reduced.decoder.coefficients(ports)
-        return cast(Array, self._decoded["coefficients"])
+        return cast(Array, self.once("coefficients", ports, self.reduced.decoder.coefficients))
+
+    def once[T](self, name: str, of: T, make: Callable[[T], Any]) -> Any:
+        """What is computed of a value that never changes; not again while it is the same one.
+
+        Args:
+            name: of what is computed.
+            of: the value.
+            make: computes it from that and the case alone.
+        """
+        known = self._once.get(name)
+        if known is None or known[0] is not of:
+            known = self._once[name] = of, make(of)
+        return known[1]
 
     def pressure_at(self, place: "Place", ports: PortState) -> Array:
         """(members, n) mmHg at the points of a place."""

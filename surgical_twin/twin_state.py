@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -94,34 +95,51 @@ def build_twin_state(model: SessionModel, state: SessionState, time_ns: int) -> 
             field_deviation_mmhg=0.0,
         )
 
-    ports = running.ports
-    pressure = model.port_pressure(ports) / PASCAL_PER_MMHG
-    flow = model.port_flow(ports) / CUBIC_METRES_PER_ML
     tip_pressure, tip_parts = None, None
     if fix is not None and shown is not None:
         tip_pressure, tip_parts = _tip_pressure(model, running, fix, shown)
-    axis, axis_error = model.pressure_at(model.axis, ports), model.model_error_mmhg(model.axis, ports)
-    port_error = model.port_error_mmhg(ports)
-    if float(model.reduced.in_range(ports).mean()) > RANGE_LIMIT:
+    # Poses move the tip more often than measurements move the ensemble.
+    flow: _FlowSaid = model.once("flow said", running, lambda ensemble: _flow_said(model, ensemble))
+    if flow.range_excess > RANGE_LIMIT:
         flags.append("out_of_trained_range")
     return TwinState(
         **common,
+        **flow.fields,
         model_time_ns=running.step * model.filter.step_ns,
         flags=tuple(flags),
         tip_pressure_mmhg=tip_pressure,
-        port_pressure_mmhg=_by_port(model.port_names, pressure, port_error),
-        port_flow_ml_s=_by_port(model.port_names, flow, model.flow_error_ml_s),
-        parameters=_parameters(model, running.log_factors),
-        axis_pressure_mmhg=estimates(axis, axis_error),
-        field_coefficients=tuple(float(value) for value in model.coefficients(ports).mean(axis=0)),
-        field_deviation_mmhg=float(np.sqrt(pressure[:, 0].var(ddof=1) + port_error[0] ** 2)),
-        inflow_shape=estimates(running.shape),
         sensors=_sensors(running, state),
         registration_offset=None if fix is None else _registration_offset(running, fix),
         consistency=_consistency(state.watching),
         tip_pressure_parts=tip_parts,
         forecasts=state.forecasts,
     )
+
+
+@dataclass(frozen=True)
+class _FlowSaid:
+    """What a state says of the flow, wherever the tip is."""
+
+    fields: dict[str, Any]
+    range_excess: float
+
+
+def _flow_said(model: SessionModel, ensemble: FilterState) -> _FlowSaid:
+    ports = ensemble.ports
+    pressure = model.port_pressure(ports) / PASCAL_PER_MMHG
+    flow = model.port_flow(ports) / CUBIC_METRES_PER_ML
+    axis, axis_error = model.pressure_at(model.axis, ports), model.model_error_mmhg(model.axis, ports)
+    port_error = model.port_error_mmhg(ports)
+    fields = {
+        "port_pressure_mmhg": _by_port(model.port_names, pressure, port_error),
+        "port_flow_ml_s": _by_port(model.port_names, flow, model.flow_error_ml_s),
+        "parameters": _parameters(model, ensemble.log_factors),
+        "axis_pressure_mmhg": estimates(axis, axis_error),
+        "field_coefficients": tuple(model.coefficients(ports).mean(axis=0).tolist()),
+        "field_deviation_mmhg": float(np.sqrt(pressure[:, 0].var(ddof=1) + port_error[0] ** 2)),
+        "inflow_shape": estimates(ensemble.shape),
+    }
+    return _FlowSaid(fields, float(model.reduced.in_range(ports).mean()))
 
 
 def _tip_pressure(

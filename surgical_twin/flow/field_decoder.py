@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from surgical_twin.errors import InputError
 from surgical_twin.flow.amplitude_fit import KernelTerm, fit_amplitudes, history
 from surgical_twin.flow.domain import WALL_TAG
-from surgical_twin.flow.locator import MeshLocator
+from surgical_twin.flow.locator import Location, MeshLocator
 from surgical_twin.flow.port_fit import START_UP, PortSamples, outlets_of, settled
 
 if TYPE_CHECKING:
@@ -211,7 +211,10 @@ class FieldDecoder:
 
     def point_operator(self, points: Array) -> PointOperator:
         """The operator that reads pressure and gradient at ``points`` (n, 3) m."""
-        located = self.locator.locate(points)
+        return self.operator_at(self.locator.locate(points))
+
+    def operator_at(self, located: Location) -> PointOperator:
+        """The same at places that were located already."""
         weights = located.weights[:, None, :]
         modes = weights @ self._pressure_modes[located.vertices]
         nodal = self._mode_gradients[located.vertices]
