@@ -15,6 +15,18 @@ from typing import Annotated, Any, get_type_hints
 import msgspec
 
 from streams.errors import MalformedMessage, UnknownType
+from streams.estimates import (
+    Consistency,
+    Estimate,
+    Finite,
+    Forecast,
+    RegistrationOffset,
+    SensorState,
+    StageTimes,
+    Triple,
+    UncertaintyParts,
+    VesselPlace,
+)
 
 MAX_SAMPLES = 4096
 """Samples in one message at most."""
@@ -49,13 +61,11 @@ NO_TURN = (0.0, 0.0, 0.0, 0.0)
 
 # What a type can say is judged while a message is decoded, which costs next to nothing; what is said with several
 # fields together (a rotation's norm, an image's size) is judged after it, by `fault`.
-Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 Length = Annotated[float, msgspec.Meta(ge=0.0, le=sys.float_info.max)]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 Period = Annotated[int, msgspec.Meta(ge=1, le=10_000_000_000)]
 Samples = Annotated[tuple[Finite, ...], msgspec.Meta(min_length=1, max_length=MAX_SAMPLES)]
 Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_IMAGE_SIDE)]
-Triple = tuple[Finite, Finite, Finite]
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag=True):
@@ -235,6 +245,8 @@ class Tick(_Message, frozen=True, kw_only=True, gc=False):
 
     lag_ns: int = 0
     """How long the oldest message that still waits for the session has been waiting."""
+    stages: StageTimes | None = None
+    """How long messages took on their way through the session since the tick before."""
 
 
 class ProcedureEnd(_Message, frozen=True, kw_only=True, gc=False):
@@ -261,92 +273,6 @@ class IntakeReport(_Message, frozen=True, kw_only=True, gc=False):
     """What forbids trust: silent streams, a failed recording, plain text on the network."""
     counters: dict[str, int]
     clocks: dict[str, ClockEstimate]
-
-
-class Estimate(msgspec.Struct, frozen=True, gc=False):
-    """A value and its 95 % interval."""
-
-    value: float
-    lower: float
-    upper: float
-
-
-class VesselPlace(msgspec.Struct, frozen=True, gc=False):
-    """Where in the vessel tree a tool's tip is."""
-
-    branch: str
-    """The likeliest one, by its number in the case's ``branches.csv``."""
-    probability: float
-    """Of that branch."""
-    along_mm: Estimate
-    """Distance from the branch's beginning, mm."""
-    outside_mm: float
-    """How far the shown tip lies outside the lumen, mm; 0 inside."""
-    drift_mm: float
-    """How far the registration is off at the tip by what a catheter in the lumen shows, mm."""
-    drift_deviation_mm: float
-    """RMS error of that and of the registration together, mm."""
-
-
-class SensorState(msgspec.Struct, frozen=True, gc=False):
-    """What is known of a pressure sensor."""
-
-    bias_mmhg: Estimate
-    """It reads this much too high."""
-    drift_mmhg_per_h: Estimate
-    nis: float | None
-    """Mean squared innovation over the last beats, each in the variance expected of it; 1 where these are right."""
-    condition: str
-    """What it suffers from, the flag without the sensor's name; empty where nothing."""
-    natural_frequency_hz: Estimate | None = None
-    """Of a fluid-filled line."""
-    damping: Estimate | None = None
-
-
-class RegistrationOffset(msgspec.Struct, frozen=True, gc=False):
-    """By how much the registration is off, as pressures along the vessel show it, about a point."""
-
-    center: Triple
-    """mm, LPS"""
-    rotation_deg: tuple[Estimate, Estimate, Estimate]
-    """About the image's axes, degrees."""
-    translation_mm: tuple[Estimate, Estimate, Estimate]
-
-
-class Consistency(msgspec.Struct, frozen=True, gc=False):
-    """Whether the filter's innovations are as it expects them, over the last beats."""
-
-    nis: float
-    """Mean squared innovation in the variance expected of it."""
-    lower: float
-    """Ends of the 95 % range of that in a filter that is right."""
-    upper: float
-    whiteness: float
-    """Correlation of one beat's mean innovation with the next one's; 0 in a filter that is right."""
-    spread: float
-    """Root of mean squared beat-mean innovations over what is expected of them: error against ensemble spread."""
-
-
-class UncertaintyParts(msgspec.Struct, frozen=True, gc=False):
-    """Standard deviations of what an estimate's uncertainty is made of; their squares add up."""
-
-    parameter: float
-    """Of what is not known of this patient: circulation, geometry."""
-    measurement: float
-    """Of sensors' errors and of where the tip is."""
-    model: float
-    """Of what the model leaves out."""
-
-
-class Forecast(msgspec.Struct, frozen=True, gc=False):
-    """Means over a beat to come, if nothing is done to the patient."""
-
-    beats: int
-    """So many beats from now."""
-    port_pressure_mmhg: dict[str, Estimate]
-    port_flow_ml_s: dict[str, Estimate]
-    parts: UncertaintyParts
-    """Of the inlet's pressure, mmHg."""
 
 
 class TwinState(_Message, frozen=True, kw_only=True, gc=False):
@@ -395,6 +321,9 @@ class TwinState(_Message, frozen=True, kw_only=True, gc=False):
     """Of the pressure at the tip, mmHg."""
     forecasts: tuple[Forecast, ...] = ()
     """Made with each R-wave."""
+    stages: StageTimes | None = None
+    """How long messages took on their way through the session since the state before; what the network took is not in
+    it."""
 
 
 Message = (

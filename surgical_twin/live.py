@@ -31,6 +31,7 @@ from streams.command_channel import (
     Streams,
     WhatIf,
 )
+from streams.estimates import StageTimes
 from streams.events import Event, event_from_frame
 from streams.inbox import Inbox
 from streams.intake import Intake
@@ -248,6 +249,8 @@ class LiveLoop:
         """Events whose turn has come and that the session has not taken yet."""
         self._moved = False
         """Whether a pose has come since the last published state."""
+        self._longest_wait_ns = self._longest_step_ns = self._publish_ns = 0
+        """What the next state says of its stages."""
         self._earliest = 0
         """When the next state may be published, by the monotonic clock."""
         self._waiting: list[tuple[int, bool]] = []
@@ -360,8 +363,11 @@ class LiveLoop:
                 self._commands.serve(self._answer)
             lag = max(0, now - self._ready[0].receive_time_ns) if self._ready else 0
             self._moved = False
+            stages = StageTimes(self._longest_wait_ns, self._longest_step_ns, self._publish_ns)
+            self._longest_wait_ns = self._longest_step_ns = 0
             states = self._take_own(
-                Tick(stream=CLOCK_STREAM, sequence=self._tick, source_time_ns=now, lag_ns=lag), receive_time_ns=now
+                Tick(stream=CLOCK_STREAM, sequence=self._tick, source_time_ns=now, lag_ns=lag, stages=stages),
+                receive_time_ns=now,
             )
             self._publisher.greet()
             for state in states:
@@ -444,6 +450,7 @@ class LiveLoop:
         return sum(monitor.refused for monitor in monitors)
 
     def _take_device(self, event: Event) -> None:
+        self._longest_wait_ns = max(self._longest_wait_ns, now_ns() - event.receive_time_ns)
         self._take(event.numbered(self._index))
         kind = type(event.message)
         self._waiting.append((event.receive_time_ns, kind is ToolPose))
@@ -462,12 +469,15 @@ class LiveLoop:
             self._recorder.record_event(event)
         begin = time.perf_counter_ns()
         self._state, states = self.session.step(self._state, event)
-        self.report.step.add(time.perf_counter_ns() - begin)
+        spent = time.perf_counter_ns() - begin
+        self.report.step.add(spent)
+        self._longest_step_ns = max(self._longest_step_ns, spent)
         for state in states:
             sending = now_ns()
             frame = self._publisher.send(state)
             published = now_ns()
             self.report.publish.add(published - sending)
+            self._publish_ns = published - sending
             for received, moves in self._waiting:
                 self.report.latency.add(published - received)
                 if moves:

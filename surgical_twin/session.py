@@ -294,7 +294,9 @@ class Session:
     def _publish(self, state: SessionState, tick: Tick) -> tuple[SessionState, tuple[TwinState, ...]]:
         # Without observations nothing else moves the ensemble: let the model run on, so that what is shown is
         # a forecast for now and not the past.
-        state = self._advance(replace(state, lag_ns=tick.lag_ns), tick.source_time_ns - FREE_RUN_LAG_NS)
+        state = self._advance(
+            replace(state, lag_ns=tick.lag_ns, stages=tick.stages), tick.source_time_ns - FREE_RUN_LAG_NS
+        )
         if state.ensemble is not None and state.beat is not None:
             state = replace(state, means=BeatMeans.adding(state.means, self.model, state.ensemble))
         message = build_twin_state(self.model, state, tick.source_time_ns)

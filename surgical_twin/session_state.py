@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from registration.landmarks import LandmarkRegistration
 from registration.pose_error import PoseError
+from streams.estimates import StageTimes
 from streams.events import SequenceWatch
 from streams.messages import Forecast, IntakeReport, SessionStart, ToolPose
 from surgical_twin.assimilation.beat import Beat
@@ -114,6 +115,8 @@ class SessionState:
     """Why observations were last refused, with the time of the last such refusal."""
     lag_ns: int = 0
     """How far the session was behind its messages at the last tick."""
+    stages: StageTimes | None = None
+    """How long messages took, as the last tick said."""
     used_ns: Mapping[str, int] = field(default_factory=dict)
     """Per stream: time of the last observation that was given to the filter."""
     doubted_ns: int | None = None

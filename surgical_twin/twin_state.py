@@ -79,6 +79,7 @@ def build_twin_state(model: SessionModel, state: SessionState, time_ns: int) -> 
         "measured_pressure_mmhg": state.measured_mmhg if time_ns - state.measured_ns < STALE_NS else None,
         "counters": {**state.counters, **state.watch.totals(), **(state.intake.counters if state.intake else {})},
         "innovation": state.normalized_innovation,
+        "stages": state.stages,
         "vessel_place": None if fix is None or state.following is None else state.following.place,
     }
     if running is None:

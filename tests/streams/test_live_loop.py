@@ -64,7 +64,7 @@ def case_without_flow():
         filter=SimpleNamespace(initial=lambda seed, period: None),
         port_names=("inlet", "left"),
         lumen=None,
-        reduced=SimpleNamespace(estimated=False),
+        reduced=SimpleNamespace(estimated=False, decoder=None),
     )
 
 
