@@ -54,7 +54,7 @@ def case_without_flow() -> Any:
     no_filter = SimpleNamespace(initial=lambda seed, period: None)
     return SimpleNamespace(case_hash="faults", fiducials=FIDUCIALS, waveform=SimpleNamespace(period=0.8),
                            port_names=("inlet",), filter=no_filter, lumen=None,
-                           reduced=SimpleNamespace(estimated=False))  # fmt: skip
+                           reduced=SimpleNamespace(estimated=False, decoder=None))  # fmt: skip
 
 
 def send_devices(endpoint: str, seconds: float, errors: LinkErrors, seed: int) -> None:

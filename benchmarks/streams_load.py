@@ -143,7 +143,7 @@ class MeasuredLoop(LiveLoop):
 def case_without_flow() -> Any:
     """What a session needs of a case to run without a flow model."""
     return SimpleNamespace(case_hash="load", fiducials={}, waveform=SimpleNamespace(period=0.8), port_names=("inlet",),
-                           lumen=None, reduced=SimpleNamespace(estimated=False),
+                           lumen=None, reduced=SimpleNamespace(estimated=False, decoder=None),
                            filter=SimpleNamespace(initial=lambda seed, period: None))  # fmt: skip
 
 

@@ -45,7 +45,7 @@ def twin_states():
 
     def states_of(recording):
         model = SimpleNamespace(case_hash="", fiducials={}, waveform=SimpleNamespace(period=0.8), port_names=("inlet",),
-                                lumen=None, reduced=SimpleNamespace(estimated=False),
+                                lumen=None, reduced=SimpleNamespace(estimated=False, decoder=None),
                                 filter=SimpleNamespace(initial=lambda seed, period: None))  # fmt: skip
         states = []
         replay(recording, model, lambda number, state: states.append(state))
