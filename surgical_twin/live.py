@@ -12,30 +12,16 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from streams.audit import AuditWriter
-from streams.command_channel import (
-    AddNote,
-    Caller,
-    ClockTime,
-    CommandServer,
-    EndProcedure,
-    Landmarks,
-    NotAvailable,
-    Request,
-    StateAt,
-    StateNow,
-    Streams,
-    WhatIf,
-)
+from streams.command_channel import Caller, CommandServer, Request
 from streams.estimates import StageTimes
 from streams.events import Event, event_from_frame
 from streams.inbox import Inbox
 from streams.intake import Intake
-from streams.latency import LatencyHistogram
 from streams.messages import (
     FlowSample,
     Message,
@@ -46,7 +32,6 @@ from streams.messages import (
     Tick,
     ToolPose,
     TwinState,
-    decode,
 )
 from streams.recorder import Recorder
 from streams.roles import STATES
@@ -67,8 +52,8 @@ from surgical_twin.checkpoint import (
     read_checkpoint,
     resume,
 )
-from surgical_twin.errors import InputError
-from surgical_twin.prediction.live_what_if import WhatIfDesk
+from surgical_twin.live_answers import AnswerDesk
+from surgical_twin.live_report import LiveReport
 from surgical_twin.session import Session
 from surgical_twin.session_model import SessionModel
 from surgical_twin.session_state import SessionState
@@ -90,9 +75,6 @@ AFTER_END_NS = 300_000_000
 STATES_WAITING = 500
 """States kept for a viewer that does not keep up: 5 s. Each is complete in itself, so what it misses is no harm."""
 
-STATES_REMEMBERED = 3000
-"""For questions about a time: the last 30 s."""
-
 CHECKPOINT_NS = 1_000_000_000
 """Time between two checkpoints; what was recorded after the last is folded again when a session goes on."""
 
@@ -108,49 +90,6 @@ class Endpoints:
     states: str = "tcp://127.0.0.1:5591"
     commands: str | None = None
     """None where it takes none"""
-
-
-@dataclass
-class LiveReport:
-    """What a live session did."""
-
-    events: int = 0
-    states: int = 0
-    counters: dict[str, int] = field(default_factory=dict)
-    latency: LatencyHistogram = field(default_factory=LatencyHistogram)
-    """Per device message: from its arrival at the socket to the first published state that had taken it."""
-    pose: LatencyHistogram = field(default_factory=LatencyHistogram)
-    """Of these, poses."""
-    observation: LatencyHistogram = field(default_factory=LatencyHistogram)
-    """Per pressure and flow message: from its arrival at the socket until the session has taken it."""
-    step: LatencyHistogram = field(default_factory=LatencyHistogram)
-    """Per event: time in the session."""
-    publish: LatencyHistogram = field(default_factory=LatencyHistogram)
-    """Per state: time to pack and send it."""
-    recording_failure: str | None = None
-    recording_head: str | None = None
-    """the last head of the recording's chain of hashes"""
-    refused_clients: dict[str, int] = field(default_factory=dict)
-
-    def summary(self) -> dict[str, Any]:
-        """The report in plain numbers."""
-        return {
-            "events": self.events,
-            "states": self.states,
-            "latency_median_ms": self.latency.percentile_ms(50),
-            "latency_p99_ms": self.latency.percentile_ms(99),
-            "latency_max_ms": self.latency.percentile_ms(100),
-            "pose_latency_median_ms": self.pose.percentile_ms(50),
-            "pose_latency_p99_ms": self.pose.percentile_ms(99),
-            "observation_latency_median_ms": self.observation.percentile_ms(50),
-            "observation_latency_p99_ms": self.observation.percentile_ms(99),
-            "session_step_median_ms": self.step.percentile_ms(50),
-            "session_step_p99_ms": self.step.percentile_ms(99),
-            "publish_p99_ms": self.publish.percentile_ms(99),
-            "counters": self.counters,
-            "refused_clients": self.refused_clients,
-            "recording_head": self.recording_head,
-        }
 
 
 class LiveLoop:
@@ -237,7 +176,6 @@ class LiveLoop:
         self._receiver = Receiver(self._subscriber, self._inbox)
         if security is not None:
             security.gatekeeper.on_refusal = self._refused
-        self._what_if = WhatIfDesk(Path(case))
         self._stopped = False
         begun = None if resumed is None else resumed.checkpoint
         self._begun_before = begun is not None
@@ -255,9 +193,8 @@ class LiveLoop:
         """When the next state may be published, by the monotonic clock."""
         self._waiting: list[tuple[int, bool]] = []
         """Of each device message since the last state: when it arrived, and whether it is a pose."""
-        self._remembered: deque[tuple[int, bytes]] = deque(
-            () if resumed is None else resumed.states, maxlen=STATES_REMEMBERED
-        )
+        states = () if resumed is None else resumed.states
+        self._desk = AnswerDesk(Path(case), model, self._intake, states, self._command)
         self._silent_ns = 0 if begun is None else now_ns() - begun.time_ns
         self._audit(
             "live session begun" if begun is None else "live session gone on with",
@@ -484,49 +421,13 @@ class LiveLoop:
                     self.report.pose.add(published - received)
             self._waiting.clear()
             self.report.states += 1
-            self._remembered.append((state.source_time_ns, frame))
+            self._desk.remember(state.source_time_ns, frame)
             if self._recorder is not None:
                 self._recorder.record_state(frame, state.source_time_ns)
         return states
 
     def _answer(self, request: Request, caller: Caller) -> Any:
-        """The result of a request; what changes the session becomes one of its events."""
-        match request:
-            case ClockTime():
-                return now_ns()
-            case StateNow() | StateAt():
-                time_ns = request.time_ns if isinstance(request, StateAt) else now_ns()
-                found = next((frame for at, frame in reversed(self._remembered) if at <= time_ns), None)
-                if found is None:
-                    raise NotAvailable("there is no state of that time, or it is too long ago to be remembered")
-                return decode(found.partition(b"\0")[2])
-            case Landmarks():
-                return {
-                    "image": {name: point.tolist() for name, point in self.session.model.fiducials.items()},
-                    "touched": dict(self._state.touches),
-                }
-            case Streams():
-                silent = self._intake.liveness.silent(now_ns())
-                return {
-                    name: {
-                        "offset_ns": clock.offset_ns,
-                        "drift_ppm": clock.drift_ppm,
-                        "trusted": clock.trusted,
-                        "silent": name in silent,
-                    }
-                    for name, clock in self._intake.clocks.items()
-                }
-            case WhatIf():
-                wishes = tuple((one.kind, one.value) for one in request.interventions)
-                try:
-                    return self._what_if.ask(wishes, request.hold, self._state.ensemble)
-                except InputError as error:
-                    raise NotAvailable(str(error)) from error
-            case AddNote():
-                self._command(Note, caller, source=caller.name or "command", text=request.text)
-            case EndProcedure():
-                self._command(ProcedureEnd, caller, reason=request.reason or "ended by command")
-        return None
+        return self._desk.answer(request, caller, self._state)
 
     def _command(self, kind: type[Note] | type[ProcedureEnd], caller: Caller, **fields: str) -> None:
         message = kind(stream=COMMAND_STREAM, sequence=self._said, source_time_ns=now_ns(), **fields)
@@ -555,7 +456,7 @@ class LiveLoop:
             self.report.refused_clients = dict(self._security.gatekeeper.refused)
         elif refused:
             self.report.refused_clients = {"handshake failed": refused}
-        self._what_if.close()
+        self._desk.close()
         self._subscriber.close()
         self._publisher.close()
         if self._commands is not None:
