@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 
 from viewer import colors
 from viewer.actors import LumenActors, ToolActors, outline_actor, target_actor, typical_radius
+from viewer.alert_strip import draw_alerts
 from viewer.alerts import MISFIT, SILENT, AlertBoard, doubts
 from viewer.catheter import CatheterPath
 from viewer.curves import draw_pullback, draw_waves
@@ -31,8 +32,9 @@ from viewer.flow_lines import FlowLines
 from viewer.guidance import Guidance, Guide
 from viewer.history import History
 from viewer.layout import LAYOUTS, Pane, panes
+from viewer.lettering import DESIGN_HEIGHT, font
 from viewer.quantities import FFR, PRESSURE, VELOCITY, Field, Quantity, quantity_named
-from viewer.readout import DESIGN_HEIGHT, draw_alerts, draw_panel, font
+from viewer.readout import draw_panel
 from viewer.slices import PLANES, SliceView, Volume, draw_slice
 
 if TYPE_CHECKING:
@@ -58,6 +60,9 @@ LINES_INTERVAL_S = 0.5
 """Streamlines are traced anew at most this often."""
 
 TRAIL_S = 6.0
+
+MOST_BANNER = 0.33
+"""Part of the 3D view that alerts may cover before their type is made smaller."""
 
 
 class Scene:
@@ -641,7 +646,6 @@ class Scene:
                 placed["waves"].size,
                 scale=scale,
                 warning=doubt,
-                forecast=_forecast(self._state),
             ),
         )
         means = self.history.beat
@@ -687,17 +691,10 @@ class Scene:
         if self._drawn.get("banner") == key:
             return
         self._drawn["banner"] = key
-        strip = draw_alerts(alerts, pane.width, scale, now, trusted=self.trusted, said=own)
+        strip = draw_alerts(
+            alerts, pane.width, scale, now, trusted=self.trusted, said=own, most_height=0.42 * pane.height
+        )
         self._flat["banner"].show(strip, pane.x, self.size[1] - pane.y - strip.shape[0])
-
-
-def _forecast(state: TwinState | None) -> NDArray[np.float64] | None:
-    """(m, 4) seconds from now, value, lower, upper, where the state foretells the tip's pressure."""
-    ahead = getattr(state, "tip_forecast_mmhg", None)
-    times = getattr(state, "forecast_after_s", None)
-    if not ahead or not times or len(ahead) != len(times):
-        return None
-    return np.array([(t, one.value, one.lower, one.upper) for t, one in zip(times, ahead, strict=True)], dtype=float)
 
 
 def _words_pane(size: tuple[int, int], words: str) -> NDArray[np.uint8]:

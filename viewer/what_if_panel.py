@@ -10,7 +10,7 @@ from streams.command_channel import CommandClient, Intervention, WhatIf
 from streams.errors import InputError as StreamsInputError
 from streams.messages import Estimate
 from streams.security import ClientSecurity
-from viewer.readout import format_estimate
+from viewer.lettering import format_estimate
 
 KINDS = ("stent", "clamp", "device", "drug", "svr", "resistance", "inflow", "heart-rate", "blood-loss")
 """As the options of the command ``what-if``."""
