@@ -101,7 +101,7 @@ def _place(alerts: Sequence[Alert], width: int, scale: float, *, first: int, tak
     ruler = ImageDraw.Draw(Image.new("RGB", (8, 8)))
     # Where the next chip of each line begins; beside words of the viewer's own there is none.
     ends = [width] * taken if taken else [first]
-    chips = []
+    chips: list[_Chip] = []
     for alert in alerts:
         mark = "✓" if alert.acknowledged else alert.priority.marks
         rows = wrap(f"{mark} {alert.words}", face, width - 2 * margin - 20 * scale, ruler)

@@ -692,7 +692,7 @@ class Scene:
             return
         self._drawn["banner"] = key
         strip = draw_alerts(
-            alerts, pane.width, scale, now, trusted=self.trusted, said=own, most_height=0.42 * pane.height
+            alerts, pane.width, scale, now, trusted=self.trusted, said=own, most_height=MOST_BANNER * pane.height
         )
         self._flat["banner"].show(strip, pane.x, self.size[1] - pane.y - strip.shape[0])
 

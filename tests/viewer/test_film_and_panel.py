@@ -1,11 +1,18 @@
+import socket
 import threading
 import time
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
 import pytest
 
 from streams.command_channel import CommandServer, NotAvailable, WhatIf
+from streams.keys import allow
+from streams.roles import WATCH
+from streams.security import client_security, new_client, server_security
+from surgical_twin import display
+from viewer import what_if_panel
 from viewer.errors import InputError
 from viewer.film import FRAMES_PER_S, write_film
 from viewer.scene import Scene
@@ -88,22 +95,16 @@ def test_answers_are_rows_with_their_intervals():
     assert answer_rows(None)[0][0] == "not understood"
 
 
-def test_the_panel_asks_over_the_command_channel_and_never_raises():
-    import socket
-
+def free_endpoint():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        endpoint = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    asked = []
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
-    def answer(request, _caller):
-        assert isinstance(request, WhatIf)
-        asked.append([(one.kind, one.value) for one in request.interventions])
-        if request.interventions[0].kind == "clamp":
-            raise NotAvailable("there is no vessel of that name")
-        return ANSWER
 
-    server, stop = CommandServer(endpoint), threading.Event()
+@contextmanager
+def answering(server, answer):
+    """A twin's command channel that is served until the end of the block."""
+    stop = threading.Event()
 
     def run():
         while not stop.is_set():
@@ -113,12 +114,57 @@ def test_the_panel_asks_over_the_command_channel_and_never_raises():
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        panel = WhatIfPanel(endpoint)
-        assert panel.ask("stent", "stenosis_1=10%") == answer_rows(ANSWER)
-        assert panel.ask("clamp", "nowhere") == [["not answered", "there is no vessel of that name", "", ""]]
-        assert panel.ask("stent", "x" * 1000)[0][0] == "not answered"  # longer than the channel allows
+        yield
     finally:
         stop.set()
         thread.join()
         server.close()
+
+
+def test_the_panel_asks_over_the_command_channel_and_never_raises():
+    endpoint = free_endpoint()
+    asked = []
+
+    def answer(request, _caller):
+        assert isinstance(request, WhatIf)
+        asked.append([(one.kind, one.value) for one in request.interventions])
+        if request.interventions[0].kind == "clamp":
+            raise NotAvailable("there is no vessel of that name")
+        return ANSWER
+
+    with answering(CommandServer(endpoint), answer):
+        panel = WhatIfPanel(endpoint)
+        assert panel.ask("stent", "stenosis_1=10%") == answer_rows(ANSWER)
+        assert panel.ask("clamp", "nowhere") == [["not answered", "there is no vessel of that name", "", ""]]
+        assert panel.ask("stent", "x" * 1000)[0][0] == "not answered"  # longer than the channel allows
     assert asked[:2] == [[("stent", "stenosis_1=10%")], [("clamp", "nowhere")]]
+
+
+def test_the_display_of_a_twin_with_keys_may_ask_and_others_are_told_why_not(tmp_path, monkeypatch):
+    """The display's own key only watches: a question changes nothing, so it is answered."""
+    keys = tmp_path / "keys"
+    allow(keys, "tracker", ("publish poses",))
+    security = server_security(keys)
+    own = new_client(keys)
+    security.admit("display", (WATCH,), own)
+    endpoint = free_endpoint()
+    monkeypatch.setattr(what_if_panel, "LONGEST_S", 5.0)
+    with answering(CommandServer(endpoint, security=security), lambda request, caller: ANSWER):
+        assert WhatIfPanel(endpoint, security=own).ask("svr", "+20%") == answer_rows(ANSWER)
+        refused = WhatIfPanel(endpoint, security=client_security(keys, "tracker")).ask("svr", "+20%")
+    security.close()
+    assert refused[0][0] == "not answered"
+    assert "refused" in refused[0][1]
+
+
+@pytest.mark.parametrize(("web", "commands", "handed"), [
+    (True, "tcp://*:5592", "tcp://127.0.0.1:5592"),
+    (True, None, None),
+    (False, "tcp://127.0.0.1:5592", None),  # the window has no panel
+])  # fmt: skip
+def test_live_hands_its_command_channel_to_the_page(web, commands, handed, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(display.subprocess, "Popen", lambda command, env: started.append(command))
+    display.start_display(tmp_path, "tcp://127.0.0.1:5591", window=not web, web=web, commands=commands)
+    (command,) = started
+    assert (command[command.index("--commands") + 1] if "--commands" in command else None) == handed
