@@ -25,6 +25,7 @@ from surgical_twin.session_model import SessionModel
 from surgical_twin.session_state import SessionState
 from surgical_twin.twin_state import build_twin_state
 from viewer.ar_page import ArModel, Certificate, serve_ar
+from viewer.case_files import read_surface
 from viewer.decimation import within_budget
 from viewer.film import write_film
 from viewer.gltf import Structure, write_glb
@@ -32,7 +33,7 @@ from viewer.guidance import Guide
 from viewer.listener import StateListener
 from viewer.player import Player
 from viewer.quantities import SHEAR, VELOCITY
-from viewer.scene import Scene, read_surface
+from viewer.scene import Scene
 from viewer.usdz import write_usdz
 from viewer.web import serve
 from viewer.what_if_panel import WhatIfPanel

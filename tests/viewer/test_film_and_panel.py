@@ -76,7 +76,7 @@ def test_films_that_cannot_be_written_are_refused(scene, state, tmp_path):
 
 ANSWER = {
     "quantities": {
-        "mean pressure outlet_1": {
+        "mean pressure outlet_1 [mmHg]": {
             "before": {"value": 80.0, "lower": 76.0, "upper": 84.0},
             "after": {"value": 90.5, "lower": 86.0, "upper": 95.0},
             "change": {"value": 10.5, "lower": 9.0, "upper": 12.0},
@@ -88,7 +88,7 @@ ANSWER = {
 
 def test_answers_are_rows_with_their_intervals():
     assert answer_rows(ANSWER) == [
-        ["mean pressure outlet 1", "80.0 [76.0 to 84.0]", "90.5 [86.0 to 95.0]", "10.5 [9.0 to 12.0]"],
+        ["mean pressure outlet 1 [mmHg]", "80.0 [76.0 to 84.0]", "90.5 [86.0 to 95.0]", "10.5 [9.0 to 12.0]"],
         ["note", "outside of the trained range", "", ""],
     ]
     assert answer_rows({"quantities": {"x": {"before": {"value": "y"}}}}) == [["x", "–", "–", "–"]]
@@ -134,9 +134,11 @@ def test_the_panel_asks_over_the_command_channel_and_never_raises():
 
     with answering(CommandServer(endpoint), answer):
         panel = WhatIfPanel(endpoint)
-        assert panel.ask("stent", "stenosis_1=10%") == answer_rows(ANSWER)
-        assert panel.ask("clamp", "nowhere") == [["not answered", "there is no vessel of that name", "", ""]]
-        assert panel.ask("stent", "x" * 1000)[0][0] == "not answered"  # longer than the channel allows
+        answer = panel.ask("stent", "stenosis_1=10%")
+        assert answer.rows == answer_rows(ANSWER)
+        assert answer.picture is not None
+        assert panel.ask("clamp", "nowhere").rows == [["not answered", "there is no vessel of that name", "", ""]]
+        assert panel.ask("stent", "x" * 1000).rows[0][0] == "not answered"  # longer than the channel allows
     assert asked[:2] == [[("stent", "stenosis_1=10%")], [("clamp", "nowhere")]]
 
 
@@ -150,11 +152,11 @@ def test_the_display_of_a_twin_with_keys_may_ask_and_others_are_told_why_not(tmp
     endpoint = free_endpoint()
     monkeypatch.setattr(what_if_panel, "LONGEST_S", 5.0)
     with answering(CommandServer(endpoint, security=security), lambda request, caller: ANSWER):
-        assert WhatIfPanel(endpoint, security=own).ask("svr", "+20%") == answer_rows(ANSWER)
+        assert WhatIfPanel(endpoint, security=own).ask("svr", "+20%").rows == answer_rows(ANSWER)
         refused = WhatIfPanel(endpoint, security=client_security(keys, "tracker")).ask("svr", "+20%")
     security.close()
-    assert refused[0][0] == "not answered"
-    assert "refused" in refused[0][1]
+    assert refused.rows[0][0] == "not answered"
+    assert "refused" in refused.rows[0][1]
 
 
 @pytest.mark.parametrize(("web", "commands", "handed"), [
