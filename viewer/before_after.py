@@ -18,7 +18,6 @@ from PIL import Image, ImageDraw
 from streams.messages import Estimate
 from viewer import colors
 from viewer.lettering import font
-from viewer.readout import plus_minus
 from viewer.side_by_side import AFTER, BEFORE
 
 Pixels = NDArray[np.uint8]
@@ -32,26 +31,27 @@ _PITCH, _HEAD, _GROUP = 38, 44, 40
 
 
 class _Row(msgspec.Struct):
-    """One quantity's two estimates."""
+    """One quantity's two estimates, and their difference, which is known better than either."""
 
     what: str
     before: Estimate
     after: Estimate
+    change: Estimate
 
 
 def groups(quantities: Mapping[str, Any]) -> dict[str, list[_Row]]:
-    """Rows by unit, in the answer's order; what is no pair of finite estimates is left to the table."""
+    """Rows by unit, in the answer's order; what is not made of finite estimates is left to the table."""
     found: dict[str, list[_Row]] = {}
     for name, values in quantities.items():
         match = _NAME.match(str(name))
         if match is None or match["what"].startswith(_LEFT_OUT):
             continue
         try:
-            pair = [msgspec.convert(values.get(part), Estimate) for part in ("before", "after")]
+            three = [msgspec.convert(values.get(part), Estimate) for part in ("before", "after", "change")]
         except (msgspec.ValidationError, AttributeError):
             continue
-        if all(np.isfinite([one.value, one.lower, one.upper]).all() for one in pair):
-            found.setdefault(match["unit"], []).append(_Row(match["what"].replace("_", " "), *pair))
+        if all(np.isfinite([one.value, one.lower, one.upper]).all() for one in three):
+            found.setdefault(match["unit"], []).append(_Row(match["what"].replace("_", " "), *three))
     return found
 
 
@@ -61,8 +61,8 @@ def draw_before_after(quantities: Mapping[str, Any], *, width: int = 760) -> Pix
     Quantities of one unit share a scale, so that their bars may be compared.
 
     Args:
-        quantities: of an answer, by name and unit: ``before`` and ``after`` as value, lower and upper.
-        width: in pixels, 480 at least.
+        quantities: of an answer, by name and unit: ``before``, ``after`` and ``change`` as value, lower and upper.
+        width: in pixels, 640 at least.
     """
     by_unit = groups(quantities)
     if not by_unit:
@@ -75,8 +75,8 @@ def draw_before_after(quantities: Mapping[str, Any], *, width: int = 760) -> Pix
         draw.rectangle([x, 20, x + 18, 30], fill=color)
         draw.text((x + 26, 25), words, font=font(17, bold=True), fill=color, anchor="lm")
         x += 130
-    draw.text((width - 20, 25), "95 %", font=font(15), fill=colors.MUTED, anchor="rm")
-    left, right, top = round(0.3 * width), width - 190, _HEAD
+    draw.text((width - 20, 25), "change, 95 %", font=font(15), fill=colors.MUTED, anchor="rm")
+    left, right, top = 230, width - 290, _HEAD
     for unit, rows in by_unit.items():
         ends = [value for row in rows for one in (row.before, row.after) for value in (one.lower, one.upper)]
         low, high = min(ends), max(ends)
@@ -111,18 +111,23 @@ def _group(
         draw.line([(across(tick), top + 34), (across(tick), bottom)], fill=colors.RULE, width=1)
     for number, row in enumerate(rows):
         middle = top + _GROUP + _PITCH * number + _PITCH // 2 - 4
-        words, face = row.what, font(15)
-        while len(words) > 1 and draw.textlength(words, font=face) > left - 34:
+        words, face = row.what, font(14)
+        while len(words) > 1 and draw.textlength(words, font=face) > left - 28:
             words = words[:-2].rstrip() + "…"
         draw.text((20, middle), words, font=face, fill=colors.TEXT, anchor="lm")
         for one, color, y in ((row.before, BEFORE, middle - 8), (row.after, AFTER, middle + 8)):
             draw.line([(across(one.lower), y), (across(one.upper), y)], fill=color, width=5)
             at = across(one.value)
             draw.rectangle([at - 2, y - 7, at + 2, y + 7], fill=color)
-            draw.text((width - 20, y), _words(one), font=font(14, bold=True), fill=color, anchor="rm")
+            draw.text((width - 150, y), _words(one, unit), font=font(14), fill=color, anchor="rm")
+        changed = _words(row.change, unit, signed=True)
+        draw.text((width - 20, middle), changed, font=font(14, bold=True), fill=colors.TEXT, anchor="rm")
 
 
-def _words(one: Estimate) -> str:
-    """Value and half interval; with three decimals where both are small, as of a ratio."""
+def _words(one: Estimate, unit: str, *, signed: bool = False) -> str:
+    """Value and half of its interval; a ratio with three decimals."""
     half = 0.5 * (one.upper - one.lower)
-    return plus_minus(one) if max(abs(one.value), half) >= 2.0 else f"{one.value:.3f} ± {half:.3f}".replace("-", "−")
+    decimals = 3 if unit == "ratio" else 0 if half >= 20.0 else 1
+    value = round(one.value, decimals) + 0.0  # no negative zero
+    sign = "+" if signed and value > 0.0 else ""
+    return f"{sign}{value:.{decimals}f} ± {half:.{decimals}f}".replace("-", "−")

@@ -12,10 +12,12 @@ from streams.keys import allow
 from streams.roles import WATCH
 from streams.security import client_security, new_client, server_security
 from surgical_twin import display
-from viewer import what_if_panel
+from viewer import colors, what_if_panel
+from viewer.before_after import draw_before_after, groups
 from viewer.errors import InputError
 from viewer.film import FRAMES_PER_S, write_film
 from viewer.scene import Scene
+from viewer.side_by_side import AFTER, BEFORE
 from viewer.what_if_panel import WhatIfPanel, answer_rows
 
 SIZE = (481, 270)
@@ -93,6 +95,38 @@ def test_answers_are_rows_with_their_intervals():
     ]
     assert answer_rows({"quantities": {"x": {"before": {"value": "y"}}}}) == [["x", "–", "–", "–"]]
     assert answer_rows(None)[0][0] == "not understood"
+
+
+def test_the_picture_of_an_answer_has_the_two_bars_where_the_numbers_are():
+    def three(before, after, change):
+        return {
+            name: dict(zip(("value", "lower", "upper"), values, strict=True))
+            for name, values in (("before", before), ("after", after), ("change", change))
+        }
+
+    answer = {
+        "mean pressure a [mmHg]": three((60, 50, 70), (100, 90, 110), (40, 38, 42)),
+        "mean pressure b [mmHg]": three((80, 70, 90), (80, 70, 90), (0, -1, 1)),
+        "systolic pressure a [mmHg]": three((1, 0, 2), (1, 0, 2), (0, -1, 1)),
+        "no unit": three((1, 0, 2), (1, 0, 2), (0, -1, 1)),
+        "not finite [mmHg]": three((float("nan"), 0, 2), (1, 0, 2), (0, -1, 1)),
+        "odd [mmHg]": 3,
+    }
+    assert [row.what for row in groups(answer)["mmHg"]] == ["mean pressure a", "mean pressure b"]
+    picture = draw_before_after(answer)[50:, 225:480]
+    bars = []
+    for color in (BEFORE, AFTER):
+        mask = (np.abs(picture.astype(int) - colors.rgb(color)).max(axis=2) < 10).astype(np.uint8)
+        found = cv2.connectedComponentsWithStats(mask)[2][1:]
+        bars.append(sorted((b for b in found.tolist() if b[2] > 30), key=lambda b: b[1]))  # left, top, wide, tall, area
+    (before_a, before_b), (after_a, after_b) = bars
+    # One scale: a's bars are as wide as b's, and 40 mmHg apart where a bar is 20 wide.
+    widths = [b[2] for b in (before_a, before_b, after_a, after_b)]
+    assert max(widths) - min(widths) <= 2
+    assert after_a[0] - before_a[0] == pytest.approx(2.0 * widths[0], abs=4)
+    assert after_b[0] == pytest.approx(before_b[0], abs=1)
+    assert before_a[1] < after_a[1] < before_b[1] < after_b[1]
+    assert draw_before_after({"odd": 3}) is None
 
 
 def free_endpoint():
