@@ -25,6 +25,7 @@ from surgical_twin.session_model import SessionModel
 from surgical_twin.session_state import SessionState
 from surgical_twin.twin_state import build_twin_state
 from viewer.ar_page import ArModel, Certificate, serve_ar
+from viewer.case_files import read_surface
 from viewer.decimation import within_budget
 from viewer.film import write_film
 from viewer.gltf import Structure, write_glb
@@ -32,7 +33,7 @@ from viewer.guidance import Guide
 from viewer.listener import StateListener
 from viewer.player import Player
 from viewer.quantities import SHEAR, VELOCITY
-from viewer.scene import Scene, read_surface
+from viewer.scene import Scene
 from viewer.usdz import write_usdz
 from viewer.web import serve
 from viewer.what_if_panel import WhatIfPanel
@@ -146,22 +147,41 @@ def export_png(case: Case, path: Path) -> None:
 
 
 def start_display(
-    case: Path, states: str, *, window: bool, web: bool, key: ClientSecurity | None = None
+    case: Path,
+    states: str,
+    *,
+    window: bool,
+    web: bool,
+    key: ClientSecurity | None = None,
+    commands: str | None = None,
 ) -> subprocess.Popen[bytes] | None:
     """Start the display in a process of its own, so that drawing never delays the session.
 
-    With keys it gets one of its own, which the twin has to let in and which may only watch. The key goes through the
-    environment, which only this user may read, and never through the command line, which everyone may.
+    With keys it gets one of its own, which the twin has to let in and which may only watch and ask. The key goes
+    through the environment, which only this user may read, and never through the command line, which everyone may.
+
+    Args:
+        case: its folder.
+        states: where the twin publishes.
+        window: show it in a window.
+        web: serve it as a page.
+        key: for a twin with keys.
+        commands: where the twin takes questions; the page then has its what-if panel.
     """
     if not (window or web):
         return None
-    # What listens on all addresses is reached on this machine's own.
-    near = re.sub(r"^tcp://(\*|0\.0\.0\.0):", "tcp://127.0.0.1:", states)
-    command = [sys.executable, "-m", "surgical_twin", "view", str(case), "--states", near]
+    command = [sys.executable, "-m", "surgical_twin", "view", str(case), "--states", _near(states)]
+    if web and commands is not None:
+        command += ["--commands", _near(commands)]
     environment = dict(os.environ)
     if key is not None:
         environment[DISPLAY_KEY] = key.as_text()
     return subprocess.Popen([*command, "--web"] if web else command, env=environment)
+
+
+def _near(endpoint: str) -> str:
+    """What listens on all addresses is reached on this machine's own."""
+    return re.sub(r"^tcp://(\*|0\.0\.0\.0):", "tcp://127.0.0.1:", endpoint)
 
 
 def handed_security() -> ClientSecurity | None:

@@ -13,9 +13,10 @@ from streams.messages import TwinState
 from surgical_twin.case import ANATOMY, CENTERLINE, FIDUCIALS, SURFACE, Case
 from surgical_twin.display import open_scene
 from surgical_twin.scoring import PlayedProcedure, Score
+from viewer.case_files import read_surface
 from viewer.overlay import Overlay
 from viewer.photograph import BONE, Surface, photograph
-from viewer.scene import read_surface, write_png
+from viewer.picture_files import write_png
 from viewer.waveforms import axis_profile, pressure_traces
 
 Array = NDArray[np.float64]

@@ -46,56 +46,58 @@ REPLAY = "replay"
 SILENT, MISFIT = "twin_silent", "state_unreadable"
 
 # HIGH: the tool may be elsewhere than shown, or nothing shown is current. MEDIUM: numbers are not to be relied on.
-# LOW: something is less good than planned, and the intervals say so.
-_PRIORITY = {
-    BREACH: Priority.HIGH,
-    SILENT: Priority.HIGH,
-    MISFIT: Priority.HIGH,
-    "registration_drifted": Priority.HIGH,
-    "registration_problem": Priority.HIGH,
-    "registration_poor": Priority.HIGH,
-    "tip_outside_lumen": Priority.HIGH,
-    NEAR_WALL: Priority.MEDIUM,
-    "tip_unknown": Priority.MEDIUM,
-    "not_registered": Priority.MEDIUM,
-    "tracker_stale": Priority.MEDIUM,
-    "pressure_stale": Priority.MEDIUM,
-    "pressure_implausible": Priority.MEDIUM,
-    "heart_beat_lost": Priority.MEDIUM,
-    "overloaded": Priority.MEDIUM,
-    "out_of_trained_range": Priority.MEDIUM,
-    "flow_implausible": Priority.MEDIUM,
-    "recording_failed": Priority.MEDIUM,
-    "flow_model_estimated": Priority.LOW,
-    "no_heart_beat": Priority.LOW,
-    "not_started": Priority.LOW,
-    "insecure_plain_text": Priority.LOW,
-    "replay": Priority.LOW,
+# LOW: a person did it on purpose, or something is less good than planned and the intervals say so.
+_CONDITIONS: dict[str, tuple[Priority, str]] = {
+    # the viewer's own
+    BREACH: (Priority.HIGH, "tip may be through the vessel wall"),
+    NEAR_WALL: (Priority.MEDIUM, "tip is close to the vessel wall"),
+    SILENT: (Priority.HIGH, "no state from the twin"),
+    MISFIT: (Priority.HIGH, "the twin's state cannot be shown"),
+    REPLAY: (Priority.LOW, "replay of a recording: not the patient now"),
+    # where the tip is
+    "registration_drifted": (Priority.HIGH, "registration has drifted: register again"),
+    "registration_doubtful": (Priority.HIGH, "the tip jumped: touch the fiducials again"),
+    "tip_outside_lumen": (Priority.HIGH, "tip is outside the lumen"),
+    "registration_problem": (Priority.MEDIUM, "touched fiducials cannot be registered"),
+    "not_registered": (Priority.MEDIUM, "not registered"),
+    "tip_unknown": (Priority.MEDIUM, "tip not tracked"),
+    # the heart
+    "no_heart_beat": (Priority.LOW, "no heart beat yet"),
+    "heart_beat_lost": (Priority.MEDIUM, "heart beat lost"),
+    # what is measured
+    "pressure_stale": (Priority.MEDIUM, "no catheter pressure"),
+    "pressure_implausible": (Priority.MEDIUM, "measured pressure is beyond belief"),
+    "flow_implausible": (Priority.MEDIUM, "measured flow is beyond belief"),
+    "velocity_implausible": (Priority.MEDIUM, "measured velocity is beyond belief"),
+    "place_unknown": (Priority.LOW, "a measurement at an unknown place is not used"),
+    "section_outside_lumen": (Priority.LOW, "flow measured outside the vessel is not used"),
+    "sample_volume_outside_lumen": (Priority.LOW, "velocity measured outside the vessel is not used"),
+    "transducer_stuck": (Priority.MEDIUM, "{name}: stuck at one number"),
+    "transducer_flushing": (Priority.LOW, "{name}: open to the flush bag"),
+    "transducer_zeroing": (Priority.LOW, "{name}: open to air, or being zeroed"),
+    "transducer_disconnected": (Priority.MEDIUM, "{name}: disconnected? check the line"),
+    "transducer_unzeroed": (Priority.MEDIUM, "{name}: too low for an artery: zero it"),
+    "transducer_moved": (Priority.MEDIUM, "{name}: height or zero has changed"),
+    "line_damped": (Priority.MEDIUM, "{name}: damped (clot, kink or bubble?)"),
+    "line_distorted": (Priority.MEDIUM, "{name}: distorted (whip or resonance?)"),
+    "sensors_swapped": (Priority.MEDIUM, "two pressure sensors are swapped"),
+    "silent": (Priority.MEDIUM, "{name}: silent"),
+    # the patient and the filter
+    "circulation_changed": (Priority.MEDIUM, "circulation has changed (clamp, drug, bleeding?)"),
+    "filter_diverged": (Priority.MEDIUM, "filter had lost the patient, and begins anew"),
+    "out_of_trained_range": (Priority.MEDIUM, "flow is outside of the trained range"),
+    "flow_model_estimated": (Priority.LOW, "flow model is an estimate: 3D runs not done"),
+    # the session
+    "not_started": (Priority.LOW, "session not started"),
+    "overloaded": (Priority.MEDIUM, "the twin is overloaded and late"),
+    "restarted": (Priority.LOW, "the twin was started again: a moment is lost"),
+    "recording_failed": (Priority.LOW, "the recording is not complete"),
+    "insecure_plain_text": (Priority.LOW, "open network without keys"),
 }
+"""Priority and words by a flag without the name behind its colon, which stands for ``{name}``."""
 
-_WORDS = {
-    BREACH: "tip may be through the vessel wall",
-    NEAR_WALL: "tip is close to the vessel wall",
-    SILENT: "no state from the twin",
-    MISFIT: "the twin's state cannot be shown",
-    "registration_drifted": "registration has drifted: register again",
-    "registration_problem": "the touched fiducials cannot be registered",
-    "tip_outside_lumen": "tip is outside the lumen",
-    "tip_unknown": "tip not tracked",
-    "not_registered": "not registered",
-    "pressure_stale": "no catheter pressure",
-    "pressure_implausible": "measured pressure is beyond belief",
-    "flow_implausible": "measured flow is beyond belief",
-    "heart_beat_lost": "heart beat lost",
-    "no_heart_beat": "no heart beat yet",
-    "overloaded": "the twin is overloaded and late",
-    "out_of_trained_range": "flow is outside of the trained range",
-    "flow_model_estimated": "flow model is an estimate: 3D runs not done",
-    "recording_failed": "the recording is not complete",
-    "insecure_plain_text": "open network without keys",
-    "replay": "replay of a recording: not the patient now",
-    "not_started": "session not started",
-}
+OWN_CONDITIONS = (BREACH, NEAR_WALL, SILENT, MISFIT, REPLAY)
+"""Those that no state of a live twin carries."""
 
 
 def doubts(flags: Iterable[str]) -> tuple[str, ...]:
@@ -103,18 +105,24 @@ def doubts(flags: Iterable[str]) -> tuple[str, ...]:
     return tuple(flag for flag in flags if flag != REPLAY)
 
 
+def known_conditions() -> tuple[str, ...]:
+    """Every condition that has words of its own here, without the name of a sensor or stream."""
+    return tuple(_CONDITIONS)
+
+
 def priority_of(condition: str) -> Priority:
     """Priority of a state's flag or of one of the viewer's own conditions; a flag not known here is medium."""
-    if condition.startswith("silent:"):
-        return Priority.MEDIUM
-    return _PRIORITY.get(condition, Priority.MEDIUM)
+    known = _CONDITIONS.get(condition.partition(":")[0])
+    return Priority.MEDIUM if known is None else known[0]
 
 
 def words_of(condition: str) -> str:
-    """A flag in words for a person."""
-    if condition.startswith("silent:"):
-        return f"{stream_name(condition.partition(':')[2])} silent"
-    return _WORDS.get(condition, condition.replace("_", " "))
+    """A flag in words for a person; one not known here is told as it came."""
+    kind, _, name = condition.partition(":")
+    known = _CONDITIONS.get(kind)
+    if known is None:
+        return condition.replace("_", " ")
+    return known[1].format(name=stream_name(name) or "a sensor")
 
 
 def stream_name(stream: str) -> str:

@@ -42,8 +42,8 @@ from viewer.errors import InputError
 from viewer.feed import STALE_AFTER_S
 from viewer.gltf import GLTF_FROM_LPS, Structure, geometry
 from viewer.guidance import Guidance, Guide
+from viewer.lettering import format_age, format_estimate
 from viewer.quantities import PRESSURE
-from viewer.readout import format_age, format_estimate
 from viewer.web import is_loopback, require_free
 
 if TYPE_CHECKING:

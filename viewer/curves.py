@@ -13,13 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
 from viewer import colors
-from viewer.readout import font
+from viewer.lettering import font
 from viewer.waveforms import MEASURED, PREDICTED
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 
-FORECAST = "#b79df2"
 ISCHEMIC_FFR = 0.80
 """Pd/Pa at or below which a stenosis is held to cause ischemia (Pijls et al., N. Engl. J. Med. 334 (1996) 1703)."""
 
@@ -161,36 +160,28 @@ def draw_waves(
     *,
     scale: float = 1.0,
     seconds: float = 6.0,
-    forecast: Array | None = None,
     warning: str | None = None,
 ) -> Pixels:
-    """Tip pressure of the last seconds: measured against predicted with its 95 % band, and what is to come.
+    """Tip pressure of the last seconds: measured against predicted with its 95 % band.
 
     Args:
         waves: (n, 5) as `viewer.history.History.waves` gives it.
         size: width and height in pixels.
         scale: of type and lines.
         seconds: how much of the past is shown.
-        forecast: (m, 4) seconds from now, value, lower, upper; None where the state foretells nothing.
         warning: why the newest part is not to be trusted.
     """
-    ahead = 0.0 if forecast is None or not len(forecast) else float(forecast[-1, 0])
     now = float(waves[-1, 0]) if len(waves) else 0.0
     recent = waves[waves[:, 0] >= now - seconds] if len(waves) else waves
-    y = _range([recent[:, 1:], *(() if forecast is None else (forecast[:, 1:],))], least=40.0, default=(60.0, 140.0))
-    chart = Chart(size, scale, "TIP mmHg", (-seconds, max(ahead, 0.02 * seconds)), y)
+    y = _range([recent[:, 1:]], least=40.0, default=(60.0, 140.0))
+    chart = Chart(size, scale, "TIP mmHg", (-seconds, 0.02 * seconds), y)
     chart.scales("s", x_every=1.0 if seconds <= 8 else 2.0, y_every=_step(y))
     if len(recent):
         t = recent[:, 0] - now
         chart.band(t, recent[:, 2], recent[:, 3], PREDICTED)
         chart.line(t, recent[:, 1], PREDICTED, 2.2)
         chart.line(t, recent[:, 4], MEASURED, 1.4)
-    if forecast is not None and len(forecast):
-        chart.band(forecast[:, 0], forecast[:, 2], forecast[:, 3], FORECAST)
-        chart.line(forecast[:, 0], forecast[:, 1], FORECAST, 2.2)
-        chart.upright(0.0, colors.MUTED, "now")
-    entries = [("predicted 95 %", PREDICTED), ("measured", MEASURED)]
-    chart.key([*entries, ("forecast", FORECAST)] if ahead else entries)
+    chart.key([("predicted 95 %", PREDICTED), ("measured", MEASURED)])
     if warning is not None:
         chart.say(warning, "#ff8a8f")
     elif not np.isfinite(recent[:, 1:]).any():

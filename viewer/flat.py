@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from vtk.util.numpy_support import numpy_to_vtk
 
 from viewer import colors
-from viewer.readout import font_file
+from viewer.lettering import font_file
 
 
 class FlatPicture:

@@ -12,11 +12,12 @@ from PIL import Image, ImageDraw
 from registration.camera import PinholeCamera
 from viewer import colors
 from viewer.actors import LumenActors, ToolActors, typical_radius
+from viewer.alert_strip import draw_banner, reasons
 from viewer.alerts import doubts
 from viewer.catheter import CatheterPath
 from viewer.errors import InputError
 from viewer.lens import Lens, picture
-from viewer.readout import DESIGN_HEIGHT, draw_banner, font, format_estimate, reasons
+from viewer.lettering import DESIGN_HEIGHT, font, format_estimate
 
 if TYPE_CHECKING:
     from streams.messages import TwinState

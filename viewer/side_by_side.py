@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from viewer import colors
 from viewer.errors import InputError
-from viewer.readout import font, wrap
+from viewer.lettering import font, wrap
 from viewer.waveforms import STYLE, new_figure
 
 Pixels = NDArray[np.uint8]

@@ -21,7 +21,7 @@ from scipy.ndimage import map_coordinates
 
 from viewer import colors
 from viewer.errors import InputError
-from viewer.readout import font
+from viewer.lettering import font
 
 Pixels = NDArray[np.uint8]
 

@@ -7,6 +7,8 @@ the desktop window and needs no graphics hardware of its own.
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import ipaddress
 import logging
 import socket
@@ -14,7 +16,10 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import vtk
+from numpy.typing import NDArray
+from PIL import Image
 
 from viewer import colors
 from viewer.controls import Controls
@@ -110,7 +115,8 @@ def _page(scene: Scene, feed: Feed, desk: WhatIfPanel | None, player: Player | N
     state.status = feed.status
     state.alerts = 0
     state.quantity, state.layout = scene.quantity.key, scene.layout
-    state.asking, state.answer, state.kind, state.wish = False, [], "stent", "stenosis_1=10%"
+    state.asking, state.answer, state.answer_picture = False, [], ""
+    state.kind, state.wish = "stent", "stenosis_1=10%"
     state.position, state.playing, state.speed, state.bookmarks, state.chosen = 0.0, True, 1.0, [], None
     scene.refresh(at_once=True)
 
@@ -139,9 +145,11 @@ def _page(scene: Scene, feed: Feed, desk: WhatIfPanel | None, player: Player | N
     async def ask() -> None:
         if desk is None or state.asking:
             return
-        state.asking, state.answer = True, []
+        state.asking, state.answer, state.answer_picture = True, [], ""
         state.flush()
-        state.answer = await asyncio.to_thread(desk.ask, str(state.kind), str(state.wish))
+        answer = await asyncio.to_thread(desk.ask, str(state.kind), str(state.wish))
+        state.answer = answer.rows
+        state.answer_picture = "" if answer.picture is None else png_address(answer.picture)
         state.asking = False
         state.flush()
 
@@ -247,6 +255,12 @@ def _page(scene: Scene, feed: Feed, desk: WhatIfPanel | None, player: Player | N
                             vuetify3.VSelect(v_model=("kind",), items=("kinds", list(KINDS)), label="Intervention")
                             vuetify3.VTextField(v_model=("wish",), label="What: stenosis_1=10%, outlet_2, +20%")
                             vuetify3.VBtn("Ask", click=ask, loading=("asking",), classes="control-ask", size="x-large")
+                        html.Img(
+                            v_if=("answer_picture",),
+                            src=("answer_picture",),
+                            classes="before-after",
+                            style="width: 100%; margin-bottom: 8px;",
+                        )
                         with vuetify3.VTable(v_if=("answer.length",), density="comfortable"):
                             with html.Thead(), html.Tr():
                                 for head in ("quantity", "before", "after", "change"):
@@ -256,6 +270,13 @@ def _page(scene: Scene, feed: Feed, desk: WhatIfPanel | None, player: Player | N
             html.Div("{{ status }}", classes="status", style="flex: 1 1 90px; font-size: 15px; line-height: 1.2;")
     layout.root.style = f"background: {colors.BACKGROUND};"
     return server, view
+
+
+def png_address(pixels: NDArray[np.uint8]) -> str:
+    """A picture (height, width, 3) as an address that holds all of it."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
 def _clock(seconds: float) -> str:

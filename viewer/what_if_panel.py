@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from streams.command_channel import CommandClient, Intervention, WhatIf
 from streams.errors import InputError as StreamsInputError
 from streams.messages import Estimate
 from streams.security import ClientSecurity
-from viewer.readout import format_estimate
+from viewer.before_after import draw_before_after
+from viewer.lettering import format_estimate
 
 KINDS = ("stent", "clamp", "device", "drug", "svr", "resistance", "inflow", "heart-rate", "blood-loss")
 """As the options of the command ``what-if``."""
@@ -18,6 +22,19 @@ KINDS = ("stent", "clamp", "device", "drug", "svr", "resistance", "inflow", "hea
 LONGEST_S = 60.0
 
 Row = list[str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer to be shown.
+
+    Attributes:
+        rows: quantity, before, after and change, each with its 95 % interval.
+        picture: before beside after (height, width, 3); None where there is none.
+    """
+
+    rows: list[Row]
+    picture: NDArray[np.uint8] | None = None
 
 
 class WhatIfPanel:
@@ -31,8 +48,8 @@ class WhatIfPanel:
     def __init__(self, endpoint: str, *, security: ClientSecurity | None = None) -> None:
         self._endpoint, self._security = endpoint, security
 
-    def ask(self, kind: str, value: str) -> list[Row]:
-        """Quantity, before, after and change, each with its 95 % interval; or one row with what went wrong."""
+    def ask(self, kind: str, value: str) -> Answer:
+        """Rows and a picture of what would happen; or one row with what went wrong."""
         try:
             # A client of its own for each question: they come from a thread, and sockets are not shared among those.
             client = CommandClient(self._endpoint, security=self._security)
@@ -42,10 +59,10 @@ class WhatIfPanel:
             finally:
                 client.close()
         except (StreamsInputError, ValueError) as error:
-            return [["not answered", str(error), "", ""]]
+            return Answer([["not answered", str(error), "", ""]])
         if not reply.ok:
-            return [["not answered", reply.reason, "", ""]]
-        return answer_rows(reply.result)
+            return Answer([["not answered", reply.reason, "", ""]])
+        return Answer(answer_rows(reply.result), answer_picture(reply.result))
 
 
 def answer_rows(answer: Any) -> list[Row]:
@@ -58,6 +75,12 @@ def answer_rows(answer: Any) -> list[Row]:
         rows.append([str(name).replace("_", " "), *(_cell(values.get(part)) for part in ("before", "after", "change"))])
     rows += [["note", str(note), "", ""] for note in answer.get("notes", ())]
     return rows
+
+
+def answer_picture(answer: Any) -> NDArray[np.uint8] | None:
+    """Before beside after; None where the answer holds no such pairs."""
+    quantities = answer.get("quantities") if isinstance(answer, dict) else None
+    return draw_before_after(quantities) if isinstance(quantities, dict) else None
 
 
 def _cell(values: Any) -> str:

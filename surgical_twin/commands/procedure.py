@@ -107,7 +107,7 @@ def live(
         raise InputError(f"{record} exists; a recording is never written over: name another file with --record{again}.")
     own_key = display_key(keys, insecure=insecure)
     model = SessionModel.load(opened)
-    display = start_display(case, states, window=show, web=web, key=own_key)
+    display = start_display(case, states, window=show, web=web, key=own_key, commands=commands)
     pulse = Pulse()
     watching = os.getpid()
     try:

@@ -7,7 +7,8 @@ import numpy as np
 from surgical_twin.case import SURFACE, Case
 from surgical_twin.prediction.what_if import Comparison, Predictor
 from viewer.actors import pressure_modes
-from viewer.scene import read_surface, write_png
+from viewer.case_files import read_surface
+from viewer.picture_files import write_png
 from viewer.side_by_side import lumen_pair, pressure_profiles
 
 

@@ -1,9 +1,23 @@
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import pyvista as pv
 
 from streams.messages import Estimate
-from viewer.alerts import BREACH, NEAR_WALL, AlertBoard, Priority, priority_of, words_of
+from surgical_twin.assimilation import self_watch
+from surgical_twin.twin_state import SIGNAL_FLAG, WATCH_FLAGS
+from viewer.alerts import (
+    BREACH,
+    NEAR_WALL,
+    OWN_CONDITIONS,
+    AlertBoard,
+    Priority,
+    known_conditions,
+    priority_of,
+    words_of,
+)
 from viewer.errors import InputError
 from viewer.guidance import Guide
 from viewer.history import History
@@ -42,8 +56,47 @@ def test_alerts_are_ordered_acknowledged_and_raised_again():
 def test_conditions_that_are_not_known_here_are_medium_and_told_in_words():
     assert priority_of("something_new") == Priority.MEDIUM
     assert words_of("something_new") == "something new"
-    assert words_of("silent:tracker/the_catheter") == "the catheter silent"
+    assert words_of("silent:tracker/the_catheter") == "the catheter: silent"
+    assert words_of("line_damped:pressure/radial_line") == "radial line: damped (clot, kink or bubble?)"
     assert priority_of(BREACH) == Priority.HIGH
+
+
+DOCUMENTED = [
+    flag
+    for line in (Path(__file__).parents[2] / "docs" / "live.md").read_text().splitlines()
+    if line.startswith("| `")
+    for flag in re.findall(r"`([a-z_:A-Z]+)`", line.split("|")[1])
+]
+
+
+def test_every_documented_flag_has_words_and_no_words_are_without_a_flag():
+    assert len(DOCUMENTED) > 30
+    kinds = {flag.partition(":")[0] for flag in DOCUMENTED}
+    # Before its first event a session says so; the guide's table begins with the first event.
+    assert set(known_conditions()) - set(OWN_CONDITIONS) == kinds | {"not_started"}
+    for flag in DOCUMENTED:
+        kind, _, wildcard = flag.partition(":")
+        said = words_of(f"{kind}:pressure/left_radial" if wildcard else kind)
+        assert "_" not in said
+        assert ("left radial" in said) == bool(wildcard), flag
+
+
+def test_flags_that_the_session_makes_up_of_a_condition_are_known():
+    """The names come from the code that emits them, not from the guide."""
+    flags = {
+        SIGNAL_FLAG.format(condition) for condition in ("stuck", "flushing", "zeroing", "disconnected", "unzeroed")
+    }
+    flags |= {*WATCH_FLAGS.values(), self_watch.SWAPPED, self_watch.CHANGED, self_watch.DIVERGED}
+    assert flags <= set(known_conditions())
+
+
+def test_what_may_mislead_a_hand_is_high_and_what_was_done_on_purpose_is_low():
+    high = {flag for flag in DOCUMENTED if priority_of(flag) == Priority.HIGH}
+    assert high == {"registration_drifted", "registration_doubtful", "tip_outside_lumen"}
+    for flag in ("transducer_flushing:a", "transducer_zeroing:a", "insecure_plain_text", "recording_failed"):
+        assert priority_of(flag) == Priority.LOW
+    for flag in ("sensors_swapped", "filter_diverged", "circulation_changed", "line_damped:a", "transducer_stuck:a"):
+        assert priority_of(flag) == Priority.MEDIUM
 
 
 @pytest.fixture(scope="module")

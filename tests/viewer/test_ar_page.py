@@ -149,7 +149,7 @@ import sys, time
 from tests_states import states
 from viewer.ar_page import ArModel, serve_ar
 from viewer.guidance import Guide
-from viewer.scene import read_surface
+from viewer.case_files import read_surface
 lumen = read_surface(__import__("pathlib").Path(sys.argv[1]) / "surface.vtp")
 begin = time.monotonic()
 serve_ar(ArModel(lumen, guide=Guide(lumen)), lambda: states(time.monotonic() - begin), port=int(sys.argv[2]),

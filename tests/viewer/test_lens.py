@@ -175,7 +175,7 @@ def test_untrusted_overlay_is_grey_and_says_so(lumen, camera, state):
     overlay = Overlay(lumen, camera)
     overlay.update(state(tip=None, tip_covariance=None, tip_valid=False))
     colored = overlay.render()
-    overlay.update(state(tip=None, tip_covariance=None, tip_valid=False, flags=("tracker_stale",)))
+    overlay.update(state(tip=None, tip_covariance=None, tip_valid=False, flags=("tip_unknown",)))
     grey = overlay.render()
 
     def colorfulness(image):

@@ -3,20 +3,21 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from streams.messages import Estimate, VesselPlace
+from streams.messages import Consistency, Estimate, Forecast, SensorState, UncertaintyParts, VesselPlace
 from viewer import colors
+from viewer.alert_strip import draw_alerts, draw_banner
 from viewer.alerts import AlertBoard, Priority
 from viewer.errors import InputError
+from viewer.lettering import font, format_age, format_estimate, wrap
 from viewer.readout import (
-    draw_alerts,
-    draw_banner,
+    condition_words,
+    consistency_words,
     draw_panel,
-    font,
-    format_age,
-    format_estimate,
+    parts_words,
+    plus_minus,
+    short_names,
     tip_halfwidth,
     vessel_place_words,
-    wrap,
 )
 
 # Machado, Oliveira, Fernandes (2009): full deuteranopia and protanopia on linear light.
@@ -119,7 +120,7 @@ def test_rows_do_not_touch_the_color_scale(state):
     many = state(age_ns={f"stream_{i}": 1_000_000 for i in range(20)})
     drawn = ink(draw_panel(many, (384, 720), (60.0, 140.0)))
     # Between the last row and the scale's heading there is an empty strip.
-    assert not drawn[588:620].any()
+    assert not drawn[614:632].any()
     assert drawn[640:700, 30:350].mean(axis=1).max() > 0.9  # the scale itself
 
 
@@ -167,3 +168,102 @@ def test_the_panel_says_in_which_branch_the_tip_is_or_how_far_outside(state):
     panels = [draw_panel(state(vessel_place=one), size, limits) for one in (None, inside, outside)]
     assert not np.array_equal(panels[0], panels[1])
     assert not np.array_equal(panels[1], panels[2])
+
+
+def rows_of(before, after):
+    """Where two panels differ, in rows."""
+    return np.flatnonzero((before != after).any(axis=(1, 2)))
+
+
+def sensor(bias, condition=""):
+    return SensorState(bias_mmhg=bias, drift_mmhg_per_h=Estimate(0.0, -4.0, 4.0), nis=0.9, condition=condition)
+
+
+def test_numbers_of_filter_and_sensors_in_words():
+    assert plus_minus(Estimate(97.91, 92.19, 103.64)) == "97.9 ± 5.7"
+    assert plus_minus(Estimate(-0.21, -5.3, 4.9)) == "−0.2 ± 5.1"
+    assert plus_minus(Estimate(np.nan, 0.0, 1.0)) == "–"
+    # 95 % of a normal error is 1.96 standard deviations, and the parts' squares add up.
+    assert parts_words(UncertaintyParts(3.0, 0.1, 1.0)) == "patient ± 5.9 · measuring ± 0.2 · model ± 2.0"
+    assert consistency_words(Consistency(0.9, 0.4, 1.9, 0.0, 1.0)) == ("0.4 to 1.9 expected", False)
+    assert consistency_words(Consistency(0.2, 0.4, 1.9, 0.0, 1.0)) == ("cautious, below 0.4", False)
+    assert consistency_words(Consistency(2.5, 0.4, 1.9, 0.0, 1.0)) == ("TOO SURE, beyond 1.9", True)
+    assert condition_words(sensor(Estimate(0, -1, 1), "transducer_unzeroed")) == "unzeroed"
+    assert condition_words(sensor(Estimate(0, -1, 1), "line_damped")) == "damped"
+    streams = ["tracker/catheter", "pressure/catheter_pressure", "pressure/radial", "trigger/r_wave", "odd"]
+    assert list(short_names(streams).values()) == ["tracker", "catheter pressure", "radial", "r wave", "odd"]
+
+
+def test_the_panel_shows_forecasts_consistency_and_each_sensor(state):
+    size, limits = (384, 720), (60.0, 140.0)
+    known = dict(
+        consistency=Consistency(0.9, 0.4, 1.9, 0.0, 1.0),
+        sensors={"catheter": sensor(Estimate(0.2, -5.0, 5.4))},
+        tip_pressure_parts=UncertaintyParts(2.1, 0.1, 0.4),
+        forecasts=tuple(
+            Forecast(beats, {"inlet": Estimate(98.0 + beats, 92.0, 104.0)}, {}, UncertaintyParts(3.0, 0.0, 0.4))
+            for beats in (1, 5, 30)
+        ),
+    )
+    base = draw_panel(state(**known), size, limits)
+    for changed in (
+        {"consistency": Consistency(2.5, 0.4, 1.9, 0.0, 1.0)},
+        {"sensors": {"catheter": sensor(Estimate(3.2, -2.0, 8.4))}},
+        {"sensors": {"catheter": sensor(Estimate(0.2, -5.0, 5.4), "line_damped")}},
+        {"tip_pressure_parts": UncertaintyParts(2.1, 0.9, 0.4)},
+        {"forecasts": (*known["forecasts"][:2], Forecast(30, {"inlet": Estimate(70.0, 60.0, 80.0)}, {}, None))},
+    ):
+        rows = rows_of(base, draw_panel(state(**known | changed), size, limits))
+        assert 0 < len(rows) < 25  # one line of text, and no other one
+    # What is wrong is yellow.
+    bad = draw_panel(
+        state(**known | {"sensors": {"catheter": sensor(Estimate(0, -5, 5), "line_damped")}}), size, limits
+    )
+    yellow = np.abs(bad.astype(int) - colors.rgb(Priority.MEDIUM.color)).max(axis=2) < 30
+    assert yellow.sum() > 100
+
+
+def test_a_sensor_that_suffers_is_never_the_one_left_out(state):
+    size, limits = (384, 720), (60.0, 140.0)
+    well = {f"line_{i}": sensor(Estimate(0.1, -5.0, 5.2)) for i in range(4)}
+    ill = well | {"line_3": sensor(Estimate(0.1, -5.0, 5.2), "transducer_stuck")}
+    assert len(rows_of(draw_panel(state(sensors=well), size, limits), draw_panel(state(sensors=ill), size, limits)))
+
+
+def test_a_full_panel_keeps_clear_of_the_color_scale(state):
+    """Five rows of navigation, three sensors, all forecasts: still an empty strip above the scale's heading."""
+    from viewer.guidance import Guidance
+
+    full = state(
+        consistency=Consistency(0.9, 0.4, 1.9, 0.0, 1.0),
+        sensors={f"arterial_line_{i}": sensor(Estimate(0.1, -5.0, 5.2), "transducer_disconnected") for i in range(4)},
+        tip_pressure_parts=UncertaintyParts(2.1, 0.1, 0.4),
+        vessel_place=VesselPlace("2", 0.97, Estimate(34.2, 33.0, 35.4), 0.0, 0.4, 0.6),
+        forecasts=(Forecast(1, {"inlet": Estimate(98.0, 92.0, 104.0)}, {}, UncertaintyParts(3.0, 0.0, 0.4)),),
+        age_ns={f"stream_{i}": 1_000_000 for i in range(20)},
+    )
+    guidance = Guidance(2.0, 0.3, np.zeros(3), 12.0, 10.0, (3.0, 4.0), np.zeros(3), np.zeros((0, 3)))
+    for silent in (None, 2.0):
+        drawn = ink(draw_panel(full, (384, 720), (60.0, 140.0), guidance=guidance, silent_s=silent))
+        assert not drawn[614:632].any()
+
+
+def test_a_long_list_of_alerts_shrinks_before_it_hides_the_picture():
+    board = AlertBoard()
+    flags = ("registration_doubtful", "line_damped:a/catheter", "sensors_swapped", "circulation_changed", "restarted")
+    board.take(flags, 0.0)
+    tall = draw_alerts(board.alerts, 656, 1.0, 0.0, trusted=False)
+    less = draw_alerts(board.alerts, 656, 1.0, 0.0, trusted=False, most_height=0.8 * tall.shape[0])
+    assert less.shape[0] <= 0.8 * tall.shape[0]
+    assert np.array_equal(tall, draw_alerts(board.alerts, 656, 1.0, 0.0, trusted=False, most_height=tall.shape[0]))
+
+
+def test_nothing_stands_above_what_is_more_urgent():
+    board = AlertBoard()
+    board.take(("registration_drifted", "overloaded", "restarted"), 0.0)
+    strip = draw_alerts(board.alerts, 480, 1.0, 0.0, trusted=False)
+
+    def top(color):
+        return np.flatnonzero((np.abs(strip.astype(int) - colors.rgb(color)).max(axis=2) < 12).sum(axis=1) > 40)[0]
+
+    assert top(Priority.HIGH.color) <= top(Priority.MEDIUM.color) <= top(Priority.LOW.color)

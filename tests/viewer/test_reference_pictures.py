@@ -13,19 +13,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from streams.messages import Estimate
+from streams.messages import Consistency, Estimate, Forecast, SensorState, UncertaintyParts
 from viewer.quantities import SHEAR
 from viewer.scene import Scene
 from viewer.slices import Volume
 
 FOLDER = Path(__file__).parent / "reference"
 SIZE = (960, 540)
+WELL = SensorState(Estimate(0.4, -3.1, 3.9), Estimate(0.0, -4.0, 4.0), 0.9, "")
+ILL = SensorState(Estimate(-1.3, -5.2, 2.6), Estimate(0.0, -4.0, 4.0), 3.1, "line_damped")
 CASES = {
     "conventional": ("conventional", "pressure", ()),
     "four_up": ("four_up", "pressure", ()),
     "endoluminal": ("endoluminal", "ffr", ()),
     "shear": ("3d", "shear", ()),
-    "untrusted": ("conventional", "pressure", ("registration_drifted", "silent:pressure/catheter", "replay")),
+    "untrusted": (
+        "conventional",
+        "pressure",
+        ("registration_drifted", "line_damped:radial", "sensors_swapped", "silent:pressure/catheter", "replay"),
+    ),
 }
 
 
@@ -75,6 +81,15 @@ def states(state, flags):
             tip_pressure_mmhg=along[28],
             measured_pressure_mmhg=along[28].value + 1.5 * np.sin(40.0 * t),
             field_coefficients=(90.0 + phase, 8.0, -4.0),
+            consistency=Consistency(0.92, 0.37, 1.94, 0.1, 0.9),
+            sensors={"catheter": WELL, "radial": ILL if len(flags) and number > 290 else WELL},
+            tip_pressure_parts=UncertaintyParts(1.8, 0.6, 0.7),
+            forecasts=tuple(
+                Forecast(
+                    beats, {"inlet": Estimate(96.0 + drop, 92.0 + drop, 100.0 + drop)}, {}, UncertaintyParts(2, 0, 1)
+                )
+                for beats, drop in ((1, 0.4), (5, 1.8), (30, 3.1))
+            ),
             flags=flags if number > 290 else (),
         )
 
