@@ -11,9 +11,6 @@ from meshes.errors import InputError
 Mask = npt.NDArray[np.bool_]
 Array = npt.NDArray[np.float64]
 
-LEAST_SIGMA = 1.1
-"""A width is looked for on voxels as coarse as its Gaussian, of so many voxels at least, allows: they are far fewer."""
-
 
 @dataclass(frozen=True)
 class SegmentationSettings:
@@ -85,7 +82,7 @@ def tube_responses(image: sitk.Image, settings: SegmentationSettings) -> TubeRes
         radius = settings.smallest_radius * ratio ** (number / max(1, settings.scales - 1))
         sigma = radius / np.sqrt(2.0)
         factors = tuple(
-            max(1, min(int(sigma / LEAST_SIGMA / spacing), size))
+            max(1, min(int(sigma / 1.5 / spacing), size))
             for spacing, size in zip(image.GetSpacing(), image.GetSize(), strict=True)
         )
         coarse = floating if max(factors) == 1 else sitk.BinShrink(floating, factors)
