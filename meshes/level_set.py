@@ -112,6 +112,19 @@ def depth_within(mask: npt.NDArray[np.bool_], spacing: Array) -> npt.NDArray[np.
     return depth
 
 
+def distance_from(mask: npt.NDArray[np.bool_], grid: Grid) -> npt.NDArray[np.float32]:
+    """At every voxel of a grid the distance [mm] to the nearest voxel of a mask that is not empty; 0 within it.
+
+    Maurer's algorithm (IEEE Trans. Pattern Anal. Mach. Intell. 25 (2003) 265-270) as ITK has it: on all cores, and in
+    a fifth of the memory of SciPy's.
+    """
+    signed = sitk.SignedMaurerDistanceMap(
+        grid.like(mask.astype(np.uint8)).image(), squaredDistance=False, useImageSpacing=True
+    )
+    distance: npt.NDArray[np.float32] = sitk.GetArrayFromImage(signed)
+    return np.maximum(distance, np.float32(0.0), out=distance)
+
+
 def resampled(values: npt.NDArray[np.float32], index: list[Array]) -> npt.NDArray[np.float32]:
     """Values at the products of indices per axis (i, j, k), by linear interpolation axis by axis."""
     for axis, wanted in zip((2, 1, 0), index, strict=True):
@@ -157,7 +170,7 @@ def distance_to(surface: pv.PolyData, level: Grid) -> Grid:
     inside_or_near = ndimage.binary_dilation(level.values < 0, iterations=MARGIN_VOXELS - 1)
     flat = np.flatnonzero(inside_or_near)
     positions = level.positions_of(flat)
-    distance, nearest = tree.query(positions, k=3)
+    distance, nearest = tree.query(positions, k=3, workers=-1)
     offset = np.abs(np.einsum("nkd,nkd->nk", positions[:, None] - centers[nearest], normals[nearest]))
     plane = offset.mean(axis=1)
     near = distance[:, 0] < 1.5 * step

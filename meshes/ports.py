@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import SimpleITK as sitk
 from scipy import ndimage
 
@@ -86,6 +87,19 @@ def find_ports(
         raise InputError(f'ports.inlet = "{inlet}" is no port; without it the ports are {others}.')
     names = {name: point for name, point in names.items() if name != inlet}
     return _ports_at_ends(field, centerline.rooted_at(leaves[inlet]), cut_radii, names)
+
+
+def beyond_ports(centerline: Centerline, ports: Sequence[Port]) -> npt.NDArray[np.bool_]:
+    """(n,) which points of a centerline, with the ports' names at its ends, the ports cut off."""
+    beyond = np.zeros(len(centerline.points), dtype=bool)
+    for port in ports:
+        inlet = port.role == "inlet"
+        for branch in centerline.branches:
+            if branch.end == port.name or (inlet and branch.parent is None):
+                ids = branch.point_ids
+                nearest = int(np.argmin(np.linalg.norm(centerline.points[ids] - port.center, axis=1)))
+                beyond[ids[:nearest] if inlet else ids[nearest + 1 :]] = True
+    return beyond
 
 
 def _ports_at_ends(

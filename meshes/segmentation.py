@@ -23,7 +23,7 @@ from meshes.borders import lengthwise_cuts
 from meshes.bridging import Gap, bridge_gaps
 from meshes.errors import InputError
 from meshes.grid import Array, Grid
-from meshes.level_set import depth_within, resampled, signed_distance
+from meshes.level_set import depth_within, distance_from, resampled, signed_distance
 from meshes.lumen import Lumen
 from meshes.tubes import SegmentationSettings, TubeResponses, tube_responses
 
@@ -208,7 +208,7 @@ def _candidates(
         alike = cores & (np.abs(values - blood) < max(3.0 * noise, 0.15 * abs(blood)))
         if not alike.any():
             continue
-        distance = ndimage.distance_transform_edt(~alike, sampling=grid.spacing[::-1])
+        distance = distance_from(alike, grid)
         beside = (distance > 1.5) & (distance < 6.0) & (values < blood)
         if not beside.any():
             continue
@@ -291,7 +291,7 @@ def _follow_bias(
     peaks = tube_like & plausible & (values >= ndimage.maximum_filter(values, 3) - 0.1 * contrast)
     # A peak may be noise, and is dimmer than blood in a thin vessel: the middle of a vessel, where known, says more.
     cores = np.where(inner, 1.0, PEAK_WEIGHT * peaks)
-    distance = ndimage.distance_transform_edt(~(candidate.component | peaks), sampling=grid.spacing[::-1])
+    distance = distance_from(candidate.component | peaks, grid)
     beside = (distance > 1.0 + float(grid.spacing.max())) & (distance < 6.0)
     beside &= values < candidate.tissue + 0.5 * contrast
     low, high = np.quantile(values[beside], [0.15, 0.85]) if beside.any() else (candidate.tissue, candidate.tissue)
@@ -403,10 +403,9 @@ def _connected(
         total[0] = 0.0
         best = int(np.argmax(total))
         return parts == best if total[best] > 0 else None
-    away = np.ones(above.shape, dtype=bool)
-    away.ravel()[_nearest_voxel(grid, seed)] = False
-    distance = ndimage.distance_transform_edt(away, sampling=grid.spacing[::-1])
-    reach = np.where(above, distance, np.inf)
+    place = np.zeros(above.shape, dtype=bool)
+    place.ravel()[_nearest_voxel(grid, seed)] = True
+    reach = np.where(above, distance_from(place, grid), np.inf)
     nearest = int(np.argmin(reach))
     return parts == parts.ravel()[nearest] if reach.ravel()[nearest] <= settings.seed_reach else None
 

@@ -186,7 +186,7 @@ def local_radius(field: Grid) -> Grid:
     wall = cKDTree(np.asarray(wall_surface(field).points, dtype=float))
     widths = np.maximum(wall.query(middle)[0], depth[ridge])
     near = depth > -3 * step
-    _, nearest = cKDTree(middle).query(field.positions_of(np.flatnonzero(near)))
+    _, nearest = cKDTree(middle).query(field.positions_of(np.flatnonzero(near)), workers=-1)
     radius = np.zeros(depth.shape)
     radius[near] = widths[nearest]
     radius[~near] = float(np.median(radius[near]))

@@ -122,6 +122,6 @@ def _beyond(positions: Array, centerline: Centerline, reach: Array) -> Array:
     order: Indices = np.argsort(reach)
     outside = np.full(len(positions), np.inf)
     for group in np.array_split(order, max(1, min(24, len(order) // 8))):
-        distance, nearest = cKDTree(centerline.points[group]).query(positions)
+        distance, nearest = cKDTree(centerline.points[group]).query(positions, workers=-1)
         outside = np.minimum(outside, distance - reach[group][nearest])
     return outside

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from meshes.files import write_lumen_mesh
 from meshes.lumen import Lumen
 from meshes.own_centerline import read_own_centerline
 from meshes.picture import write_mesh_picture, write_projections
-from meshes.ports import Port, find_ports
+from meshes.ports import Port, beyond_ports, find_ports
 from meshes.quality import mesh_quality
 from meshes.refinement import at_stenosis, edges_at_stenosis
 from meshes.sections import cross_sections
@@ -232,8 +232,11 @@ def mesh_step(case: Case, request: PlanRequest, say: Say) -> None:
     trimmed, ports, centerline = _cut(image, level_set, request)
     say(0.2)
     narrowing = unresolved_narrowing(level_set, centerline)
+    beyond = beyond_ports(centerline, ports)
     vessel = measure_tree(image, level_set, centerline)
-    aneurysms = find_aneurysms(trimmed, centerline)
+    # What the ports cut off thins out there, and is in no mesh.
+    vessel = replace(vessel, stenoses=tuple(found for found in vessel.stenoses if not beyond[found.point]))
+    aneurysms = find_aneurysms(trimmed, centerline, whole=level_set, beyond=beyond)
     # A stenosis is meshed as wide as the image resolves: its edges follow that width.
     meshed_radius = cross_sections(trimmed, centerline).radius
     if plan_ports.extension_radii:
@@ -352,7 +355,7 @@ def _write_axis(case: Case, axis: Axis) -> None:
 
 _BLIND_NOTE = "The vessels of {} end blind: they cannot be cut without cutting others."
 _HANDLES_NOTE = "The lumen has {} loops (handles); flow goes both ways around each."
-_ACROSS_NOTE = "Edges of the mesh across the throats of the stenoses, in their order (0: beyond a port): {}."
+_ACROSS_NOTE = "Edges of the mesh across the throats of the stenoses, in their order: {}."
 _NARROWING_NOTE = (
     "A kept vessel is narrower (radius {:.2f} mm) than the image resolves; it is meshed as wide as the image resolves, "
     "so a stenosis there is underestimated."
