@@ -328,10 +328,11 @@ def test_a_recording_of_another_case_is_refused(played):
 def test_a_tampered_event_changes_the_states_and_replay_says_which(played):
     recording, model = open_recording(played.folder / "procedure.mcap", None)
     pressures = [i for i, event in enumerate(recording.events) if b"values_mmhg" in event.frame]
-    victim = pressures[len(pressures) // 2]
-    event = recording.events[victim]
-    changed = msgspec.structs.replace(event.message, values_mmhg=(55.0,))
-    recording.events[victim] = msgspec.structs.replace(event, message=changed)
+    # Several: on a busy machine the session may have done without one of them.
+    for victim in pressures[len(pressures) // 2 :][:20]:
+        event = recording.events[victim]
+        changed = msgspec.structs.replace(event.message, values_mmhg=(55.0,))
+        recording.events[victim] = msgspec.structs.replace(event, message=changed)
     report = replay(recording, model)
     assert not report.identical
     assert report.first_difference > 0

@@ -85,6 +85,10 @@ def test_a_session_that_ends_by_itself_is_over(tmp_path):
     assert "session 1" not in said
 
 
+LOST_STATES, LOST_EVENTS = 20, 60
+"""More than a tenth of a second holds."""
+
+
 class Devices:
     """What sends fiducials, a heart beat and pressure, and hears the twin's states."""
 
@@ -163,8 +167,9 @@ def test_a_killed_twin_goes_on_with_its_state_and_the_recording_stays_one(planne
         os.kill(session_of(live), signal.SIGKILL)
         after = room.until_state(case, time.time_ns())
         assert after[0].registered  # the fiducials touched before count on
-        assert after[0].sequence >= before.sequence
-        assert after[0].counters["received"] >= before.counters["received"]
+        # Of the last tenth of a second something may be lost.
+        assert after[0].sequence >= before.sequence - LOST_STATES
+        assert after[0].counters["received"] >= before.counters["received"] - LOST_EVENTS
         assert after[0].source_time_ns - before.source_time_ns < 10_000_000_000  # mostly the machine's load
         assert any("restarted" in state.flags for state in room.states(case, 1.0))
         last = room.states(case, 0.5)[-1]
@@ -179,7 +184,7 @@ def test_a_killed_twin_goes_on_with_its_state_and_the_recording_stays_one(planne
         live = planned.start(*words, "--resume")
         again = room.until_state(case, time.time_ns())
         assert again[0].registered
-        assert again[0].sequence >= last.sequence
+        assert again[0].sequence >= last.sequence - LOST_STATES
         live.send_signal(signal.SIGINT)
         output, error = live.communicate(timeout=60)
         assert live.returncode == 0, error + output
@@ -193,7 +198,7 @@ def test_a_killed_twin_goes_on_with_its_state_and_the_recording_stays_one(planne
     assert done.returncode == 0, done.stderr + done.stdout
     assert "byte-identical" in done.stdout
     counts = [int(count) for count in re.findall(r"(\d+) (?:twin states|were recorded)", done.stdout)]
-    assert counts[0] == counts[1] > last.sequence
+    assert counts[0] == counts[1] > last.sequence - LOST_STATES
     nothing = planned.run("live", "case", "--record", "new.mcap", "--resume")
     assert nothing.returncode == 2
     assert "no session to go on with" in nothing.stderr
