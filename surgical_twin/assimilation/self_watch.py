@@ -40,9 +40,9 @@ SWAPPED_WITHIN = 3
 CLEAR_DIFFERENCE_MMHG = 3.0
 """Root mean square of two sensors' difference over a beat beyond which one beat tells that they were swapped."""
 
-LEAST_DIFFERENCE_MMHG, LEAST_DIFFERENCE_DOUBT = 1.5, 2.0
-"""Sensors that differ by less, or by less than so many times what is uncertain of it, cannot be told apart, and do
-little harm; between this and the clear difference two beats have to say the same."""
+LEAST_DIFFERENCE_MMHG = 1.5
+"""Sensors that differ by less cannot be told apart, and do little harm; between this and the clear difference two beats
+have to say the same, and two before have to have said the opposite."""
 
 SUM_SHARE = 0.5
 """Two swapped sensors' sum stays what is expected, to this share of their difference; where one of them moved it does
@@ -250,18 +250,18 @@ def _swapped(watch: SelfWatch, fresh: Mapping[str, BeatVerdict]) -> tuple[str, .
     """The two sensors whose difference has turned into its opposite within the last beats; empty where none has."""
     for one, two in combinations(sorted(fresh), 2):
         pairs = zip(reversed(watch.sensors[one].beats), reversed(watch.sensors[two].beats), strict=False)
-        newest, *before = islice(pairs, 1 + SWAPPED_WITHIN)
-        doubt = math.hypot(fresh[one].doubt, fresh[two].doubt)
-        for number, usual in enumerate(before):
+        newest, *before = islice(pairs, 2 + SWAPPED_WITHIN)
+        for number, usual in enumerate(before[:SWAPPED_WITHIN]):
             size = math.hypot(*_difference(usual))
-            if size < max(LEAST_DIFFERENCE_MMHG, LEAST_DIFFERENCE_DOUBT * doubt):
-                continue
             if size >= CLEAR_DIFFERENCE_MMHG:
                 found = _opposite(newest, usual)
-            else:
+            elif size >= LEAST_DIFFERENCE_MMHG and number > 0 and number + 1 < len(before):
+                apart = _apart(_difference(usual), _difference(before[number + 1]))
                 # The filter has followed by the second beat: what was unexpected is so in the first.
-                first = before[:number]
-                found = bool(first) and _opposite(first[0], usual) and _opposite(newest, usual, unexpected=False)
+                twice = _opposite(before[0], usual) and _opposite(newest, usual, unexpected=False)
+                found = twice and apart < SWAPPED_SHARE * size
+            else:
+                continue
             if found:
                 return one, two
     return ()
