@@ -29,8 +29,8 @@ Array = NDArray[np.float64]
 INERTANCE_SHARE = 0.3
 """How far an outlet's flow, and with it its resistance, may be off where pressures alone tell of it, as a share of how
 far the drop may be off for the sake of its mesh. A lumen meshed too coarsely has another inertance: against 3D runs of
-finer meshes in the real lumen it was 6 to 18 % too high where the drop was open by 25 to 64 %. Blood that is accelerated
-shows it in the pulse, whatever the losses are, and the filter takes it for another flow."""
+finer meshes in the real lumen it was 6 to 18 % too high where the drop was open by 25 to 64 %. Blood that is
+accelerated shows it in the pulse, whatever the losses are, and the filter takes it for another flow."""
 
 REACH_MM = 1.0
 """So far from a station of the centerline pressure is taken to change as it does there."""
