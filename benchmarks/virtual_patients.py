@@ -139,10 +139,9 @@ def make_family(
         write_table(folder / "fiducials.csv", ("name", "x", "y", "z"), rows)
         (folder / "plan.toml").write_text(QUICK_PLAN if name == QUICK else PLAN, encoding="utf-8")
         write_image(phantom.truth_level_set, folder / "lumen.nrrd")
-    if (folder / "case" / "reduced.npz").is_file():
-        case = Case.open(folder / "case")
-    else:
-        case = Case.create(folder / "case")
+    case = Case.create(folder / "case")
+    # A plan that was interrupted has a reduced model as well: one that was estimated from the anatomy.
+    if "reduced" not in case.manifest.get("step", {}):
         settings = read_settings(folder / "plan.toml", PlanSettings)
         settings = replace_fiducials(settings, folder / "fiducials.csv")
         plan(
