@@ -275,11 +275,12 @@ def _take(
         return state, None
     if followed:  # while a circulation changes, the model has more to be wrong about
         error = replace_parts(error, model=CHANGED_MODEL_ERROR**2 * error.model)
+    beats = max(0, state.beats - (time_ns < beat.start_ns))  # what is late belongs to the beat before
     evidence = error.as_evidence(
         interval_s=look.interval_s,
         # The tracker's error is another one with each pose.
         place_correlation_s=0.0,
-        model_correlation_s=model.settings.model_correlation(state.beats, beat.period_ns * 1e-9),
+        model_correlation_s=model.settings.model_correlation(beats, beat.period_ns * 1e-9),
     )
     corrected = model.filter.assimilate(ensemble, predicted, look.observed, evidence, beat)
     return (
