@@ -9,7 +9,7 @@ session: it gets events only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,18 @@ from surgical_twin.truth import Truth, make_truth
 
 Array = NDArray[np.float64]
 
+QUICK_PLAN = """
+fiducials = "fiducials.csv"
+[mesh]
+edges_across = 4.0
+max_tetrahedra = 5000
+[flow]
+time_step = "10 ms"
+[training]
+beats = 1.3
+most_runs = 3
+"""
+
 PLAN = """
 fiducials = "fiducials.csv"
 [mesh]
@@ -59,16 +71,22 @@ time_step = "5 ms"
 beats = 1.4
 """
 
-FAMILIES = {"s55": 0.55, "s40": 0.40, "s62": 0.62}
+FAMILIES = {"s55": 0.55, "s40": 0.40, "s62": 0.62, "quick": 0.50}
 """Name and reduction of the stenosis's diameter."""
 
-TRUTHS: dict[str, tuple[int, ...]] = {"s55": (1, 2, 3), "s40": (11, 12), "s62": (21, 22)}
-"""Seeds of the 3D runs of each family."""
+CALIBRATION: dict[str, tuple[int, ...]] = {"s55": (1, 2), "s40": (11,), "s62": (21,)}
+"""Seeds of the 3D runs of each family on which the session's settings were chosen."""
+
+CHECK: dict[str, tuple[int, ...]] = {"s55": (3, 4), "s40": (12, 13), "s62": (22, 23)}
+"""Seeds of those that no setting was chosen on: what is reported is of these."""
 
 CLAMPED: dict[str, int] = {"s55": 1, "s40": 11}
 """Families with a run in which an outlet is clamped, and the seed of the truth before it."""
 
-TRUTH_TETRAHEDRA = 24_000
+QUICK = "quick"
+"""A family that is planned and run in a minute, coarsely: for a look at whether all works."""
+
+TRUTH_TETRAHEDRA, QUICK_TETRAHEDRA = 24_000, 9_000
 CATHETER, ARTERIAL_LINE = "catheter_pressure", "arterial_line"
 EPOCH = 1_700_000_000_000_000_000
 PRESSURE_HZ, FLOW_HZ, POSE_HZ, TICK_HZ = 250.0, 20.0, 30.0, 10.0
@@ -84,8 +102,8 @@ class Family:
     model: SessionModel
     axis: Axis
     truths: tuple[Truth, ...]
-    clamped: Truth | None
-    """a transient that begins when an outlet of the first truth is clamped"""
+    clamped: tuple[Truth, Truth] | None = None
+    """a truth, and the transient that begins when an outlet of it is clamped"""
 
 
 def truth_settings(folder: Path, seed: int, *, clamp: str | None = None) -> TruthSettings:
@@ -93,21 +111,24 @@ def truth_settings(folder: Path, seed: int, *, clamp: str | None = None) -> Trut
     return TruthSettings(
         level_set=str((folder / "lumen.nrrd").resolve()),
         edges_across=6.0,
-        max_tetrahedra=TRUTH_TETRAHEDRA,
+        max_tetrahedra=QUICK_TETRAHEDRA if folder.name == QUICK else TRUTH_TETRAHEDRA,
         beats=2.2 if clamp is None else 5.2,
         waveform="carotid" if seed % 2 else None,
         clamp=clamp,
     )
 
 
-def make_family(name: str, cache: Path, say: Callable[[str], None], *, most_truths: int | None = None) -> Family:
+def make_family(
+    name: str, cache: Path, say: Callable[[str], None], seeds: Sequence[int], *, clamped: bool = False
+) -> Family:
     """Plan a family's case and run its truths, as far as that is not done.
 
     Args:
         name: of `FAMILIES`.
         cache: the folder to keep them in.
         say: takes what is being done.
-        most_truths: fewer truths than the family has.
+        seeds: of the truths.
+        clamped: whether the run with a clamped outlet is wanted, where the family has one.
     """
     folder = cache / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,12 +137,11 @@ def make_family(name: str, cache: Path, say: Callable[[str], None], *, most_trut
         write_image(phantom.image, folder / "ct.nrrd")
         rows = [(point, *place) for point, place in phantom.fiducials.items()]
         write_table(folder / "fiducials.csv", ("name", "x", "y", "z"), rows)
-        (folder / "plan.toml").write_text(PLAN, encoding="utf-8")
+        (folder / "plan.toml").write_text(QUICK_PLAN if name == QUICK else PLAN, encoding="utf-8")
         write_image(phantom.truth_level_set, folder / "lumen.nrrd")
-    if (folder / "case" / "reduced.npz").is_file():
-        case = Case.open(folder / "case")
-    else:
-        case = Case.create(folder / "case")
+    case = Case.create(folder / "case")
+    # A plan that was interrupted has a reduced model as well: one that was estimated from the anatomy.
+    if "reduced" not in case.manifest.get("step", {}):
         settings = read_settings(folder / "plan.toml", PlanSettings)
         settings = replace_fiducials(settings, folder / "fiducials.csv")
         plan(
@@ -129,17 +149,16 @@ def make_family(name: str, cache: Path, say: Callable[[str], None], *, most_trut
         )
     model = SessionModel.load(case)
     axis = load_axis(case, None)
-    truths = []
-    for seed in TRUTHS[name][:most_truths]:
-        say(f"{name}: truth {seed}")
-        truths.append(make_truth(case, axis, truth_settings(folder, seed), seed, lambda share: None))
-    clamped = None
-    if name in CLAMPED and most_truths is None:
-        say(f"{name}: truth {CLAMPED[name]} with a clamp")
+
+    def truth_of(seed: int, clamp: str | None = None) -> Truth:
+        say(f"{name}: truth {seed}" + (f" with {clamp} clamped" if clamp else ""))
+        return make_truth(case, axis, truth_settings(folder, seed, clamp=clamp), seed, lambda share: None)
+
+    transient = None
+    if clamped and name in CLAMPED:
         outlet = next(port for port in model.port_names[1:] if port != axis.outlet)
-        settings = truth_settings(folder, CLAMPED[name], clamp=outlet)
-        clamped = make_truth(case, axis, settings, CLAMPED[name], lambda share: None)
-    return Family(name, case, model, axis, tuple(truths), clamped)
+        transient = truth_of(CLAMPED[name]), truth_of(CLAMPED[name], outlet)
+    return Family(name, case, model, axis, tuple(truth_of(seed) for seed in seeds), transient)
 
 
 def replace_fiducials(settings: PlanSettings, path: Path) -> PlanSettings:
@@ -179,9 +198,9 @@ class Patient:
     """standard deviation of the line's zero where somebody zeroed it; the twin is told"""
     dropouts: float = 0.05
     fault: Fault | None = None
-    speed_mm_s: float = 10.0
+    speed_mm_s: float = 15.0
     settle_s: float = 8.0
-    rest_s: float = 5.0
+    rest_s: float = 3.0
     at_rest_s: float | None = None
     """the tip stays at the inlet for this long instead of going anywhere"""
 
@@ -234,7 +253,7 @@ class Patient:
         fault = self.fault
         if fault is not None and fault.kind == "clamp" and time_s >= fault.begin_s:
             assert self.family.clamped is not None
-            return self.family.clamped, time_s - fault.begin_s
+            return self.family.clamped[1], time_s - fault.begin_s
         return self.truth, time_s
 
     def pressure(self, time_s: float, distance: float) -> float:
@@ -396,7 +415,8 @@ class Patient:
 
     def play(self) -> list[TwinState]:
         """The twin's states."""
-        session, state, published = Session(self.family.model), SessionState(), []
+        session, state = Session(self.family.model), SessionState()
+        published: list[TwinState] = []
         for event in self.events():
             state, outputs = session.step(state, event)
             published += outputs

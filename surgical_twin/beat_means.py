@@ -74,7 +74,8 @@ def forecasts(model: SessionModel, means: BeatMeans, ensemble: FilterState, peri
     final = beds.distal_pressure + beds.distal_resistance * flow
     tau = beds.distal_resistance * beds.compliance
     port_error = model.port_error_mmhg(ensemble.ports)
-    flows = estimates(np.column_stack([inflow, flow]) / CUBIC_METRES_PER_ML, model.flow_error_ml_s)
+    mean_flow = np.column_stack([inflow, flow]) / CUBIC_METRES_PER_ML
+    flows = estimates(mean_flow, model.said_flow_error_ml_s(mean_flow))
     names = model.port_names
     made = []
     for beats in HORIZONS:

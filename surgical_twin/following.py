@@ -25,7 +25,8 @@ NORMAL_95 = 1.959963984540054
 DRIFT_MM = 2.0
 DRIFT_SURE = 16.3
 """A registration is said to have drifted by more than `DRIFT_MM` at the tip, where no drift at all lies outside the
-99.9 % region (chi-squared of three directions) of the one that was found."""
+99.9 % region (chi-squared of three directions) of the one that was found, and the one that was found outside that of
+the error which the fiducials leave open: what was known to be uncertain is no drift."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def follow(
         drift_mm=float(np.linalg.norm(moved)),
         drift_deviation_mm=float(np.sqrt(state.error.mean_square(state.tip))),
     )
-    sure = float(moved @ np.linalg.solve(state.error.point_covariance(state.tip), moved)) > DRIFT_SURE
+    found, known = state.error.point_covariance(state.tip), registered.point_covariance(state.tip)
+    sure = min(float(moved @ np.linalg.solve(one, moved)) for one in (found, known)) > DRIFT_SURE
     return Following(
         track,
         place,

@@ -275,11 +275,12 @@ def _take(
         return state, None
     if followed:  # while a circulation changes, the model has more to be wrong about
         error = replace_parts(error, model=CHANGED_MODEL_ERROR**2 * error.model)
+    beats = max(0, state.beats - (time_ns < beat.start_ns))  # what is late belongs to the beat before
     evidence = error.as_evidence(
         interval_s=look.interval_s,
         # The tracker's error is another one with each pose.
         place_correlation_s=0.0,
-        model_correlation_s=model.settings.model_correlation_s,
+        model_correlation_s=model.settings.model_correlation(beats, beat.period_ns * 1e-9),
     )
     corrected = model.filter.assimilate(ensemble, predicted, look.observed, evidence, beat)
     return (
@@ -297,7 +298,7 @@ def _unsound(state: SessionState, sensor: str) -> bool:
 def beat_ended(model: SessionModel, state: SessionState, time_ns: int) -> SessionState:
     """Close a beat of the self-watch and recover from what it brought to light."""
     watching, finding = state.watching.beat(time_ns)
-    state = replace(state, watching=watching)
+    state = replace(state, watching=watching, beats=state.beats + 1)
     if state.ensemble is None:
         return state
     if finding is not None:
@@ -311,6 +312,7 @@ def _recover(model: SessionModel, state: SessionState, finding: Finding) -> Sess
     ensemble, beat = running(state)
     if finding.condition == CHANGED:
         ensemble = model.filter.reopened(ensemble, parameters=CHANGED_SPREAD)
+        state = replace(state, beats=0)
     elif finding.condition == DIVERGED:
         ensemble = model.filter.reopened(ensemble)
         for sensor in finding.sensors:

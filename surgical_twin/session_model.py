@@ -26,8 +26,11 @@ from surgical_twin.units import CUBIC_METRES_PER_ML, METRES_PER_MM, PASCAL_PER_M
 Array = NDArray[np.float64]
 
 
-MESH_DROP_SHAPE = 0.3
-"""Of a drop's uncertainty for the sake of its mesh, what one factor on the drop does not take up."""
+INERTANCE_SHARE = 0.3
+"""How far an outlet's flow, and with it its resistance, may be off where pressures alone tell of it, as a share of how
+far the drop may be off for the sake of its mesh. A lumen meshed too coarsely has another inertance: against 3D runs of
+finer meshes in the real lumen it was 6 to 18 % too high where the drop was open by 25 to 64 %. Blood that is
+accelerated shows it in the pulse, whatever the losses are, and the filter takes it for another flow."""
 
 REACH_MM = 1.0
 """So far from a station of the centerline pressure is taken to change as it does there."""
@@ -44,9 +47,13 @@ class SessionSettings:
     place_correlation_s: float = 30.0
     """How long the tip's position error stays the same: a registration error does for good, the vessel's gradient
     at the tip does not."""
-    model_correlation_s: float = 4.0
-    """How long a model error stays the same: about five beats. It repeats with every beat, yet differs with the state
-    and the place that it is made in, so it neither averages out within a beat nor stays for good."""
+    model_correlation_s: float = 0.15
+    """How long a model error stays the same within a beat."""
+    model_beats: float = 10.0
+    """A model error repeats with every beat, so that a further beat at the same state tells less and less of the
+    patient: after n beats it counts as one of n and these. See `model_correlation`."""
+    model_memory_s: float = 150.0
+    """The filter forgets (its ``forgetting_time``, of a deviation; half of it, of a variance), and counts no more."""
     drop_uncertainty: float = 0.05
     """Relative uncertainty of the pressure drop inside the lumen that one factor on the whole tree (the filter's
     ``drop_factor``) does not take up: the wall is not wrong by the same everywhere."""
@@ -57,6 +64,15 @@ class SessionSettings:
     position."""
     assimilate: bool = True
     """Whether observations correct the ensemble; without it the session shows what the plan alone predicts."""
+
+    def model_correlation(self, beats: int, period_s: float) -> float:
+        """How long [s] an observation's model error counts as the same, so many beats after the circulation changed.
+
+        An error that stays the same for t seconds of each of n beats leaves n times fewer independent observations than
+        one that is new with every beat: its correlation time counts as n t.
+        """
+        most = self.model_memory_s / period_s
+        return self.model_correlation_s * (self.model_beats + min(beats, most))
 
 
 @dataclass(frozen=True)
@@ -113,6 +129,8 @@ class SessionModel:
     """What follows the catheter through the vessel tree; None where there is no tree."""
     outlets_behind: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     """By branch: which outlets (N,) its blood goes to."""
+    split_uncertainty: float = 0.0
+    """Relative standard deviation of an outlet's flow and resistance for the sake of the vessel's inertance."""
     _once: dict[str, tuple[object, Any]] = field(default_factory=dict, repr=False, compare=False)
     """By name: of what something was computed last, and the result; only what would be computed again."""
 
@@ -124,9 +142,6 @@ class SessionModel:
             InputError: a file of the case is missing or does not fit the others.
         """
         chosen = settings or SessionSettings(follow_lumen=case.follow_lumen)
-        # What a coarse mesh loses of a drop is of its kinetic part: the drop is off by another share all the time.
-        shape = float(np.hypot(chosen.drop_uncertainty, MESH_DROP_SHAPE * mesh_drop_deviation(case)))
-        chosen = replace(chosen, drop_uncertainty=shape)
         mesh = read_lumen_mesh(case.require(MESH))
         reduced = ReducedModel.load(case.require(REDUCED), mesh.points * METRES_PER_MM, mesh.tetrahedra)
         reduced.decoder.prepare()
@@ -150,14 +165,15 @@ class SessionModel:
             settings=chosen,
             lumen=LumenTracker(read_branch_tree(case)),
             outlets_behind=outlets_behind(case, outlets),
+            split_uncertainty=INERTANCE_SHARE * mesh_drop_deviation(case),
         )
 
     @cached_property
     def shape_error_mmhg(self) -> float:
-        """Pressure that an inflow of another shape would cause: its share of the mean flow, as a second harmonic, times
-        the impedance of all Windkessels together."""
+        """Pressure that an inflow of another shape would cause: its share of the mean flow, at the first harmonic that
+        the filter does not learn, times the impedance of all Windkessels together."""
         planned = self.filter.planned
-        omega = 2.0 * 2.0 * np.pi / self.waveform.period
+        omega = (self.filter.settings.harmonics + 1) * 2.0 * np.pi / self.waveform.period
         distal = planned.distal_resistance / (1.0 + 1j * omega * planned.distal_resistance * planned.compliance)
         impedance = 1.0 / np.sum(1.0 / (planned.proximal_resistance + distal))
         return float(self.settings.shape_uncertainty * self.waveform.mean * abs(impedance)) / PASCAL_PER_MMHG
@@ -204,6 +220,17 @@ class SessionModel:
         """(ports,) the same for the mean pressure of each port."""
         pressure = self.port_pressure(ports) / PASCAL_PER_MMHG
         return self.with_discrepancy(self.pressure_error_mmhg, (pressure - pressure[:, :1]).mean(axis=0))
+
+    def said_flow_error_ml_s(self, flow: Array) -> Array:
+        """(ports,) standard deviation of what is said of each port's flow beside the ensemble's.
+
+        Args:
+            flow: (members, ports) mL/s.
+        """
+        split = self.split_uncertainty * np.abs(flow.mean(axis=0))
+        split[0] = 0.0  # what the outlets share is not in question
+        total: Array = np.hypot(self.flow_error_ml_s, split)
+        return total
 
     def with_discrepancy(self, reduced: Array, drop: Array) -> Array:
         """(n,) mmHg: the reduced model's error (n,), with the 3D model's on a drop (n,) and the inflow's shape's."""

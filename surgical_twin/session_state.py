@@ -107,6 +107,8 @@ class SessionState:
     following: Following | None = None
     """That tool's way through the vessel since the last registration."""
     beat: Beat | None = None
+    beats: int = 0
+    """Beats since the circulation was last seen to change."""
     ensemble: FilterState | None = None
     measured_mmhg: float | None = None
     measured_ns: int = 0

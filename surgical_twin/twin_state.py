@@ -133,7 +133,7 @@ def _flow_said(model: SessionModel, ensemble: FilterState) -> _FlowSaid:
     port_error = model.port_error_mmhg(ports)
     fields = {
         "port_pressure_mmhg": _by_port(model.port_names, pressure, port_error),
-        "port_flow_ml_s": _by_port(model.port_names, flow, model.flow_error_ml_s),
+        "port_flow_ml_s": _by_port(model.port_names, flow, model.said_flow_error_ml_s(flow)),
         "parameters": _parameters(model, ensemble.log_factors),
         "axis_pressure_mmhg": estimates(axis, axis_error),
         "field_coefficients": tuple(model.coefficients(ports).mean(axis=0).tolist()),
@@ -243,7 +243,9 @@ def _parameters(model: SessionModel, log_factors: Array) -> dict[str, Estimate]:
     names = [f"resistance_factor.{outlet}" for outlet in outlets]
     names += [f"compliance_factor.{outlet}" for outlet in outlets]
     names += ["inflow_factor", "drop_factor"]
-    logs = estimates(log_factors)
+    discrepancy = np.zeros(len(names))
+    discrepancy[: len(outlets)] = model.split_uncertainty
+    logs = estimates(log_factors, discrepancy)
     return {name: _exponential(one) for name, one in zip(names, logs, strict=True)}
 
 

@@ -8,7 +8,9 @@ that the filter itself expects of it, so that a filter that is unsure raises no 
 * ``damped``: the pulse is too small, the mean is not far off: a clot, a kink, a bubble in the line;
 * ``distorted``: the rest is too large: whip, resonance;
 * ``moved``: all of the beat is off by the same: the transducer's height or zero has changed;
-* ``sensors_swapped``: the difference of two sensors has turned into its opposite from one beat to the next;
+* ``sensors_swapped``: the difference of two sensors' waves has turned into its opposite from one beat to the next,
+  while their sum stayed what was expected. Two sensors that read alike on average still differ in how they beat, if by
+  less: a small difference has to be found so in two beats;
 * ``circulation_changed``: all sensors are off alike, or one is off by more and more: not the sensors, the patient;
 * ``filter_diverged``: innovations have been too large for several beats, and nothing of this explains them.
 
@@ -24,21 +26,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations, islice
 
+from surgical_twin.assimilation.beat_verdict import BeatVerdict, Tally, judge_beat
+
 MOVED, DAMPED, DISTORTED = "moved", "damped", "distorted"
 SWAPPED, CHANGED, DIVERGED = "sensors_swapped", "circulation_changed", "filter_diverged"
-
-DOUBT = 3.5
-"""Standard deviations beyond which a beat is off."""
-
-LEAST_OFFSET_MMHG = 5.0
-"""Less than this is never called a fault: the bias takes it up."""
-
-SMALL_PULSE = 0.7
-"""Below this share of the expected pulse a line is damped."""
-
-LEAST_REST_MMHG = 3.0
-REST_RATIO = 2.5
-"""A rest is too large where it is beyond so many times what is expected, and beyond `LEAST_REST_MMHG`."""
 
 STEADY = 0.2
 """An offset that grew from one half of the beat to the other by less than this share is steady."""
@@ -46,18 +37,23 @@ STEADY = 0.2
 SWAPPED_WITHIN = 3
 """Beats before, with one of which two swapped sensors are compared: the one in which they were swapped is neither."""
 
-LEAST_DIFFERENCE_MMHG = 3.0
-"""Sensors that read alike, but for their biases, cannot be told apart, and do no harm."""
+CLEAR_DIFFERENCE_MMHG = 3.0
+"""Root mean square of two sensors' difference over a beat beyond which one beat tells that they were swapped."""
+
+LEAST_DIFFERENCE_MMHG = 1.5
+"""Sensors that differ by less cannot be told apart, and do little harm; between this and the clear difference two beats
+have to say the same, and two before have to have said the opposite."""
+
+SUM_SHARE = 0.5
+"""Two swapped sensors' sum stays what is expected, to this share of their difference; where one of them moved it does
+not."""
 
 UNEXPECTED_SHARE = 0.7
 """So far from what the filter expects it is at least, as a share of what it was: a swap makes it twice that, and a
 filter that follows takes some of it for the sensors' biases."""
 
-SWAPPED_SHARE = 0.3
+SWAPPED_SHARE = 0.45
 """The difference of two swapped sensors is the opposite of what it was, to this share of it."""
-
-FEWEST = 12
-"""Observations that make a beat; fewer say nothing."""
 
 KEPT = 12
 """Beats that are remembered."""
@@ -75,119 +71,6 @@ DIVERGED_AFTER = 4
 """Bad beats in a row."""
 
 DIVERGED_NIS = 6.0
-
-
-@dataclass(frozen=True)
-class Tally:
-    """Sums over the observations of one beat."""
-
-    begin_ns: int
-    count: int = 0
-    early: int = 0
-    measured: float = 0.0
-    expected: float = 0.0
-    measured_expected: float = 0.0
-    expected_square: float = 0.0
-    measured_square: float = 0.0
-    early_offset: float = 0.0
-    lasting: float = 0.0
-    """sum of the variances that a beat's observations share"""
-    passing: float = 0.0
-    """of those that each has of its own"""
-    model: float = 0.0
-    nis: float = 0.0
-
-    def adding(
-        self, measured: float, expected: float, *, lasting: float, passing: float, model: float, early: bool
-    ) -> Tally:
-        """With one more observation."""
-        offset = measured - expected
-        return Tally(
-            self.begin_ns,
-            self.count + 1,
-            self.early + early,
-            self.measured + measured,
-            self.expected + expected,
-            self.measured_expected + measured * expected,
-            self.expected_square + expected * expected,
-            self.measured_square + measured * measured,
-            self.early_offset + (offset if early else 0.0),
-            self.lasting + lasting,
-            self.passing + passing,
-            self.model + model,
-            self.nis + offset * offset / (lasting + passing),
-        )
-
-
-@dataclass(frozen=True)
-class BeatVerdict:
-    """One beat of one sensor."""
-
-    mean: float
-    """of what was measured, mmHg"""
-    expected: float
-    """of what was expected, mmHg"""
-    offset: float
-    doubt: float
-    """standard deviation expected of the offset"""
-    slope: float
-    slope_doubt: float
-    growth: float
-    """of the offset from the beat's first half to its second, mmHg"""
-    rest: float
-    """root mean square, mmHg"""
-    rest_expected: float
-    nis: float
-
-    @property
-    def off(self) -> bool:
-        """Whether the offset is beyond doubt."""
-        return abs(self.offset) > max(DOUBT * self.doubt, LEAST_OFFSET_MMHG)
-
-    @property
-    def small(self) -> bool:
-        """Whether the pulse is too small beyond doubt."""
-        return self.slope < SMALL_PULSE and 1.0 - self.slope > DOUBT * self.slope_doubt
-
-    @property
-    def rough(self) -> bool:
-        """Whether the rest is too large beyond doubt."""
-        return self.rest > max(LEAST_REST_MMHG, REST_RATIO * self.rest_expected)
-
-    @property
-    def good(self) -> bool:
-        """Whether nothing is beyond doubt."""
-        return not (self.off or self.small or self.rough)
-
-
-def judge_beat(tally: Tally) -> BeatVerdict | None:
-    """What a beat's sums say; None where there were too few."""
-    n = tally.count
-    late = n - tally.early
-    if n < FEWEST or min(tally.early, late) < FEWEST // 4:
-        return None
-    mean, expected = tally.measured / n, tally.expected / n
-    variance = max(tally.expected_square / n - expected**2, 1e-9)
-    covariance = tally.measured_expected / n - mean * expected
-    total = max(tally.measured_square / n - mean**2, 0.0)
-    passing, model = tally.passing / n, tally.model / n
-    slope = covariance / variance
-    offset = mean - expected
-    rest = math.sqrt(max(total - covariance**2 / variance, 0.0))
-    late_offset = (n * offset - tally.early_offset) / late
-    return BeatVerdict(
-        mean=mean,
-        expected=expected,
-        offset=offset,
-        doubt=math.sqrt(tally.lasting / n + passing / n),
-        slope=slope,
-        # A pulse is known to some tenth, and to what the model's error is of it.
-        slope_doubt=math.sqrt(0.08**2 + passing / n / variance + model / variance),
-        growth=late_offset - tally.early_offset / max(tally.early, 1),
-        rest=rest,
-        rest_expected=math.sqrt(passing + tally.lasting / n),
-        nis=tally.nis / n,
-    )
 
 
 @dataclass(frozen=True)
@@ -256,7 +139,7 @@ class SelfWatch:
         """
         known = self.sensors.get(sensor, SensorWatch())
         tally = known.tally or Tally(time_ns)
-        tally = tally.adding(measured, expected, lasting=lasting, passing=passing, model=model, early=phase % 1.0 < 0.5)
+        tally = tally.adding(measured, expected, lasting=lasting, passing=passing, model=model, phase=phase % 1.0)
         return replace(self, sensors={**self.sensors, sensor: replace(known, tally=tally)})
 
     def beat(self, time_ns: int) -> tuple[SelfWatch, Finding | None]:
@@ -367,23 +250,61 @@ def _swapped(watch: SelfWatch, fresh: Mapping[str, BeatVerdict]) -> tuple[str, .
     """The two sensors whose difference has turned into its opposite within the last beats; empty where none has."""
     for one, two in combinations(sorted(fresh), 2):
         pairs = zip(reversed(watch.sensors[one].beats), reversed(watch.sensors[two].beats), strict=False)
-        now, *before = [first.mean - second.mean for first, second in islice(pairs, 1 + SWAPPED_WITHIN)]
-        # A catheter on its way through a stenosis changes the difference as well, and as the filter expects it.
-        unexpected = abs(now - (fresh[one].expected - fresh[two].expected))
-        for difference in before:
-            if abs(difference) < LEAST_DIFFERENCE_MMHG or unexpected < UNEXPECTED_SHARE * abs(difference):
+        newest, *before = islice(pairs, 2 + SWAPPED_WITHIN)
+        for number, usual in enumerate(before[:SWAPPED_WITHIN]):
+            size = math.hypot(*_difference(usual))
+            if size >= CLEAR_DIFFERENCE_MMHG:
+                found = _opposite(newest, usual)
+            elif size >= LEAST_DIFFERENCE_MMHG and number > 0 and number + 1 < len(before):
+                apart = _apart(_difference(usual), _difference(before[number + 1]))
+                # The filter has followed by the second beat: what was unexpected is so in the first.
+                twice = _opposite(before[0], usual) and _opposite(newest, usual, unexpected=False)
+                found = twice and apart < SWAPPED_SHARE * size
+            else:
                 continue
-            if abs(now + difference) < SWAPPED_SHARE * abs(difference):
+            if found:
                 return one, two
     return ()
+
+
+Pair = tuple[BeatVerdict, BeatVerdict]
+"""One beat of two sensors."""
+
+
+def _opposite(now: Pair, usual: Pair, *, unexpected: bool = True) -> bool:
+    """Whether two sensors' difference is the opposite of what it usually is, and not as the filter expects it."""
+    difference, before = _difference(now), _difference(usual)
+    size = math.hypot(*before)
+    # A catheter on its way through a stenosis changes the difference as well, and as the filter expects it.
+    if unexpected and _apart(difference, _expected_difference(now)) < UNEXPECTED_SHARE * size:
+        return False
+    # A transducer that moved changes the sum.
+    if abs(now[0].offset + now[1].offset) > SUM_SHARE * size:
+        return False
+    return _apart(difference, tuple(-part for part in before)) < SWAPPED_SHARE * size
+
+
+def _difference(pair: Pair) -> tuple[float, ...]:
+    """Of the waves that were measured."""
+    return tuple(one - two for one, two in zip(pair[0].wave, pair[1].wave, strict=False))
+
+
+def _expected_difference(pair: Pair) -> tuple[float, ...]:
+    """Of those that were expected."""
+    return tuple(one - two for one, two in zip(pair[0].wave_expected, pair[1].wave_expected, strict=False))
+
+
+def _apart(one: tuple[float, ...], two: tuple[float, ...]) -> float:
+    """Root mean square over a beat of what two waves differ by, as far as both are told."""
+    return math.hypot(*(a - b for a, b in zip(one, two, strict=False)))
 
 
 def _in_place(fresh: Mapping[str, BeatVerdict]) -> bool:
     """Whether each two sensors' difference is nearer to what is expected of it than to its opposite."""
     for one, two in combinations(sorted(fresh), 2):
-        measured = fresh[one].mean - fresh[two].mean
-        expected = fresh[one].expected - fresh[two].expected
-        if abs(measured - expected) > abs(measured + expected):
+        pair = fresh[one], fresh[two]
+        measured, expected = _difference(pair), _expected_difference(pair)
+        if _apart(measured, expected) > _apart(measured, tuple(-part for part in expected)):
             return False
     return True
 

@@ -114,7 +114,8 @@ def test_late_data_give_what_they_would_have_given_in_time(model, truth):
         np.abs(other.ensemble.log_factors.mean(axis=0) - in_time.ensemble.log_factors.mean(axis=0)).max()
         for other in (late, without)
     )
-    assert off < 0.2 * missing
+    # What is late is put at its own time; what is in time counts as of the ensemble's, up to 25 ms off.
+    assert off < 0.25 * missing
     again = fold(model, shuffled)[1]
     assert [pack(one) for one in again] == [pack(one) for one in states]
 

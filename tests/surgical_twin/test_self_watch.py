@@ -83,6 +83,49 @@ def test_both_off_alike_is_the_patient_and_both_exchanged_are_the_plugs():
     assert watch.excluded("b")
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_sensors_that_read_alike_on_average_are_told_by_how_they_beat(seed):
+    def behind_a_stenosis(phase):
+        return 2.8 * np.sin(2 * np.pi * phase + 1.0)
+
+    def usual(sensor, phase, level):
+        return expected(phase) + (behind_a_stenosis(phase) if sensor == "b" else 0.0)
+
+    def swapped(sensor, phase, level):
+        return usual("ab".replace(sensor, ""), phase, level)
+
+    def play_beats(beats):
+        generator, watch, findings = np.random.default_rng(seed), SelfWatch(), []
+        for number, beat in enumerate(beats):
+            for phase in PHASES:
+                for sensor in "ab":
+                    if generator.random() < 0.05:
+                        continue
+                    watch = watch.see(
+                        sensor,
+                        round((number + phase) * 8e8),
+                        beat(sensor, phase, 0.0) + float(generator.normal(0.0, 0.9)),
+                        usual(sensor, phase, 0.0),
+                        lasting=0.3,
+                        passing=0.8,
+                        model=0.15,
+                        phase=float(phase),
+                    )
+            watch, finding = watch.beat(round((number + 1) * 8e8))
+            findings.append(None if finding is None else finding.condition)
+        return findings
+
+    def midway(sensor, phase, level):
+        return (swapped if phase > 0.4 else usual)(sensor, phase, level)
+
+    findings = play_beats([usual] * 30 + [midway] + [swapped] * 2)
+    assert findings[-2:] != [None, None]
+    assert set(findings) == {None, "sensors_swapped"}
+    # One of two that read almost alike has moved by twice their difference: no swap.
+    apart = [lambda s, p, level: usual(s, p, level) + (3.6 if s == "b" else 0.0)] * 6
+    assert not any(play_beats([usual] * 6 + apart))
+
+
 def test_a_small_pulse_is_a_damped_line_and_trust_comes_back_with_good_beats():
     damped = [lambda s, p, level: 95.0 + 0.3 * (level - 95.0)] * 3
     findings, watch = play([right] * 6 + damped, np.random.default_rng(5))
