@@ -72,7 +72,7 @@ class FilterSettings:
     inflow_deviation: float = 0.15
     drop_deviation: float = 0.14
     """Of the pressure drop inside the lumen: a wall known to 3 % of the radius changes a drop that goes with r^-4 by
-    12 %, and blood's viscosity is known to some 10 %. What a coarse mesh adds, `drop_uncertainty` of the case says."""
+    12 %, and blood's viscosity is known to some 10 %. What a coarse mesh adds is `mesh_losses`'."""
     harmonics: int = 5
     """Of the heart's frequency, in which the inflow's shape may differ from the planned one: between the shapes of two
     arteries they leave 2 % of the mean flow open."""

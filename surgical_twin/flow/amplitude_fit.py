@@ -43,15 +43,15 @@ class HistoryState(Protocol):
 
     @property
     def flow(self) -> Array:
-        """(m, N)"""
+        """(m, N) m^3/s"""
 
     @property
     def flow_derivative(self) -> Array:
-        """(m, N)"""
+        """(m, N) m^3/s^2"""
 
     @property
     def lagged_flow(self) -> Array:
-        """(m, K, N)"""
+        """(m, K, N) m^3/s"""
 
 
 def history(state: HistoryState) -> Array:

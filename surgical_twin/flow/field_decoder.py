@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surgical_twin.errors import InputError
-from surgical_twin.flow.amplitude_fit import KernelTerm, fit_amplitudes, history
+from surgical_twin.flow.amplitude_fit import HistoryState, KernelTerm, fit_amplitudes, history
 from surgical_twin.flow.domain import WALL_TAG
 from surgical_twin.flow.locator import Location, MeshLocator
 from surgical_twin.flow.port_fit import START_UP, PortSamples, outlets_of, settled
@@ -50,20 +50,8 @@ _GRAM_COLUMNS = 20_000
 _NOTHING = np.empty(0)
 
 
-class FlowState(Protocol):
+class FlowState(HistoryState, Protocol):
     """What the decoder reads of a state of the port model, for m members."""
-
-    @property
-    def flow(self) -> Array:
-        """(m, N) m^3/s"""
-
-    @property
-    def flow_derivative(self) -> Array:
-        """(m, N) m^3/s^2"""
-
-    @property
-    def lagged_flow(self) -> Array:
-        """(m, K, N) m^3/s"""
 
     @property
     def inlet_pressure(self) -> Array:

@@ -1,6 +1,3 @@
-import json
-import struct
-
 import matplotlib
 import numpy as np
 import pytest
@@ -9,32 +6,6 @@ import trimesh
 
 from viewer.errors import InputError
 from viewer.gltf import GLTF_FROM_LPS, Structure, write_glb
-
-
-def parse(path):
-    """A reader of our own, straight from the glTF 2.0 container's definition: JSON document and binary
-    chunk."""
-    data = path.read_bytes()
-    magic, version, total = struct.unpack_from("<4sII", data)
-    assert (magic, version, total) == (b"glTF", 2, len(data))
-    length, kind = struct.unpack_from("<I4s", data, 12)
-    assert kind == b"JSON"
-    assert length % 4 == 0
-    document = json.loads(data[20 : 20 + length])
-    size, kind = struct.unpack_from("<I4s", data, 20 + length)
-    assert kind == b"BIN\0"
-    binary = data[28 + length : 28 + length + size]
-    assert document["buffers"][0]["byteLength"] <= size
-    return document, binary
-
-
-def accessor(document, binary, index):
-    entry = document["accessors"][index]
-    view = document["bufferViews"][entry["bufferView"]]
-    width = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}[entry["type"]]
-    kind = {5126: "<f4", 5125: "<u4"}[entry["componentType"]]
-    assert view["byteOffset"] % 4 == 0
-    return np.frombuffer(binary, kind, entry["count"] * width, view["byteOffset"]).reshape(-1, width)
 
 
 @pytest.fixture
@@ -49,11 +20,11 @@ def written(tmp_path, lumen):
     return path, lumen, pressure
 
 
-def test_positions_are_in_metres_and_the_head_is_up(written):
+def test_positions_are_in_metres_and_the_head_is_up(written, parse_glb, glb_accessor):
     path, lumen, _ = written
-    document, binary = parse(path)
+    document, binary = parse_glb(path)
     attributes = document["meshes"][0]["primitives"][0]["attributes"]
-    points = accessor(document, binary, attributes["POSITION"])
+    points = glb_accessor(document, binary, attributes["POSITION"])
     expected = np.column_stack([lumen.points[:, 0], lumen.points[:, 2], -lumen.points[:, 1]]) * 0.001
     np.testing.assert_allclose(points, expected, atol=1e-8)
     entry = document["accessors"][attributes["POSITION"]]
@@ -62,14 +33,14 @@ def test_positions_are_in_metres_and_the_head_is_up(written):
     assert np.linalg.det(GLTF_FROM_LPS[:3, :3]) == pytest.approx(1e-9)  # a rotation, not a mirror
 
 
-def test_normals_are_unit_and_point_out_of_the_vessel(written):
+def test_normals_are_unit_and_point_out_of_the_vessel(written, parse_glb, glb_accessor):
     path, _, _ = written
-    document, binary = parse(path)
+    document, binary = parse_glb(path)
     primitive = document["meshes"][0]["primitives"][0]
-    points = accessor(document, binary, primitive["attributes"]["POSITION"]).astype(float)
-    normals = accessor(document, binary, primitive["attributes"]["NORMAL"])
+    points = glb_accessor(document, binary, primitive["attributes"]["POSITION"]).astype(float)
+    normals = glb_accessor(document, binary, primitive["attributes"]["NORMAL"])
     np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1.0, atol=1e-5)
-    triangles = accessor(document, binary, primitive["indices"]).reshape(-1, 3).astype(int)
+    triangles = glb_accessor(document, binary, primitive["indices"]).reshape(-1, 3).astype(int)
     a, b, c = (points[triangles[:, i]] for i in range(3))
     faces = np.cross(b - a, c - a)
     assert np.einsum("ij,ij->", a, faces) > 0.0  # enclosed volume is positive: the triangles wind outward
@@ -78,10 +49,10 @@ def test_normals_are_unit_and_point_out_of_the_vessel(written):
     assert np.quantile(agreement, 0.02) > 0.3
 
 
-def test_vertex_colors_are_the_map_in_linear_light(written):
+def test_vertex_colors_are_the_map_in_linear_light(written, parse_glb, glb_accessor):
     path, _, pressure = written
-    document, binary = parse(path)
-    found = accessor(document, binary, document["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"])
+    document, binary = parse_glb(path)
+    found = glb_accessor(document, binary, document["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"])
     srgb = matplotlib.colormaps["viridis"](0.1 + 0.9 * (pressure - 60.0) / 80.0)[:, :3]
     back = np.where(found[:, :3] <= 0.0031308, 12.92 * found[:, :3], 1.055 * found[:, :3] ** (1 / 2.4) - 0.055)
     np.testing.assert_allclose(back, srgb, atol=0.01)
@@ -90,15 +61,15 @@ def test_vertex_colors_are_the_map_in_linear_light(written):
         assert material["pbrMetallicRoughness"]["baseColorFactor"] == [1, 1, 1, 1]
 
 
-def test_nodes_are_named_and_see_through_ones_are_blended(written):
-    document, binary = parse(written[0])
+def test_nodes_are_named_and_see_through_ones_are_blended(written, parse_glb, glb_accessor):
+    document, binary = parse_glb(written[0])
     assert [node["name"] for node in document["nodes"]] == ["lumen", "bone"]
     assert document["scenes"][0]["nodes"] == [0, 1]
     lumen, bone = document["materials"]
     assert (lumen["alphaMode"], bone["alphaMode"]) == ("OPAQUE", "BLEND")
     assert lumen["doubleSided"]
     assert bone["doubleSided"]
-    alpha = accessor(document, binary, document["meshes"][1]["primitives"][0]["attributes"]["COLOR_0"])[:, 3]
+    alpha = glb_accessor(document, binary, document["meshes"][1]["primitives"][0]["attributes"]["COLOR_0"])[:, 3]
     np.testing.assert_allclose(alpha, 0.3)
 
 
@@ -115,12 +86,12 @@ def test_trimesh_reads_the_same_model(written):
     assert scene.geometry["bone"].volume == pytest.approx(0.06 * 0.02 * 0.12, rel=1e-4)
 
 
-def test_origin_moves_the_model_and_is_told(tmp_path, lumen):
+def test_origin_moves_the_model_and_is_told(tmp_path, lumen, parse_glb, glb_accessor):
     path = tmp_path / "centered.glb"
     center = np.array(lumen.center)
     write_glb(path, [Structure("lumen", lumen)], origin=center)
-    document, binary = parse(path)
-    points = accessor(document, binary, 0)
+    document, binary = parse_glb(path)
+    points = glb_accessor(document, binary, 0)
     np.testing.assert_allclose(points.min(axis=0) + points.max(axis=0), 0.0, atol=1e-6)
     assert document["asset"]["extras"]["origin_lps_mm"] == pytest.approx(list(center))
 
