@@ -227,10 +227,11 @@ class LiveLoop:
         # up to 5 ms before it could stamp a frame.
         sys.setswitchinterval(0.0005)
         try:
-            self._begin()
-            # What exists now lives as long as the session: collecting it again and again would only stall it.
+            # What exists now lives as long as the session: collecting it again and again would only stall it. Before the
+            # session begins, since it takes a while.
             gc.collect()
             gc.freeze()
+            self._begin()
             self._receiver.start()
             self._loop(watch, alive)
             in_order = True
