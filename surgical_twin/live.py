@@ -227,8 +227,8 @@ class LiveLoop:
         # up to 5 ms before it could stamp a frame.
         sys.setswitchinterval(0.0005)
         try:
-            # What exists now lives as long as the session: collecting it again and again would only stall it. Before the
-            # session begins, since it takes a while.
+            # What exists now lives as long as the session: collecting it again and again would only stall it. It takes a
+            # while, and so comes before the session begins.
             gc.collect()
             gc.freeze()
             self._begin()
