@@ -227,8 +227,8 @@ class LiveLoop:
         # up to 5 ms before it could stamp a frame.
         sys.setswitchinterval(0.0005)
         try:
-            # What exists now lives as long as the session: collecting it again and again would only stall it. It takes a
-            # while, and so comes before the session begins.
+            # What exists now lives as long as the session: collecting it again and again would only stall it. It takes
+            # a while, and so comes before the session begins.
             gc.collect()
             gc.freeze()
             self._begin()
@@ -285,6 +285,8 @@ class LiveLoop:
                 self._receive(0.0 if self._ready or self._urgent else wait_ns / 1e9)
                 self._release(now_ns())
                 self._take_ready(next_tick)
+                if not self._ready and not self._urgent and not self._moved:
+                    self.session.prepare(self._state)
                 continue
             # All that has arrived goes before the tick, so that a state is never older than it must be. Yet a tick
             # waits for a period at most: a session that cannot keep up says so instead of falling silent. One that is

@@ -99,8 +99,7 @@ def build_twin_state(model: SessionModel, state: SessionState, time_ns: int) -> 
     tip_pressure, tip_parts = None, None
     if fix is not None and shown is not None:
         tip_pressure, tip_parts = _tip_pressure(model, running, fix, shown)
-    # Poses move the tip more often than measurements move the ensemble.
-    flow: _FlowSaid = model.once("flow said", running, lambda ensemble: _flow_said(model, ensemble))
+    flow = flow_said(model, running)
     if flow.range_excess > RANGE_LIMIT:
         flags.append("out_of_trained_range")
     return TwinState(
@@ -111,21 +110,28 @@ def build_twin_state(model: SessionModel, state: SessionState, time_ns: int) -> 
         tip_pressure_mmhg=tip_pressure,
         sensors=_sensors(running, state),
         registration_offset=None if fix is None else _registration_offset(running, fix),
-        consistency=_consistency(state.watching),
+        consistency=model.once("consistency", state.watching, _consistency),
         tip_pressure_parts=tip_parts,
         forecasts=state.forecasts,
     )
 
 
 @dataclass(frozen=True)
-class _FlowSaid:
+class FlowSaid:
     """What a state says of the flow, wherever the tip is."""
 
     fields: dict[str, Any]
     range_excess: float
 
 
-def _flow_said(model: SessionModel, ensemble: FilterState) -> _FlowSaid:
+def flow_said(model: SessionModel, ensemble: FilterState) -> FlowSaid:
+    """What is said of an ensemble's flow; worked out once, since poses move the tip more often than measurements move
+    the ensemble."""
+    said: FlowSaid = model.once("flow said", ensemble, lambda one: _flow_said(model, one))
+    return said
+
+
+def _flow_said(model: SessionModel, ensemble: FilterState) -> FlowSaid:
     ports = ensemble.ports
     pressure = model.port_pressure(ports) / PASCAL_PER_MMHG
     flow = model.port_flow(ports) / CUBIC_METRES_PER_ML
@@ -140,7 +146,7 @@ def _flow_said(model: SessionModel, ensemble: FilterState) -> _FlowSaid:
         "field_deviation_mmhg": float(np.sqrt(pressure[:, 0].var(ddof=1) + port_error[0] ** 2)),
         "inflow_shape": estimates(ensemble.shape),
     }
-    return _FlowSaid(fields, float(model.reduced.in_range(ports).mean()))
+    return FlowSaid(fields, float(model.reduced.in_range(ports).mean()))
 
 
 def _tip_pressure(
