@@ -10,7 +10,7 @@ Each member holds
 * of every pressure sensor a bias and its drift and, of a fluid-filled line, frequency, damping and the line's state.
 
 Between observations the members follow the reduced model; at an observation all of it is conditioned together
-(``scalar_analysis``). The draws of the prior are centered, and uncorrelated with all that was drawn before: the
+(``transform``). The draws of the prior are centered, and uncorrelated with all that was drawn before: the
 ensemble starts with the prior's mean and covariance exactly, and the transform, which for a linear model is exact, does
 not have to fight correlations that are only chance.
 
@@ -33,8 +33,7 @@ from surgical_twin.assimilation.line_dynamics import (
     USUAL_FREQUENCY_HZ,
     LineStep,
 )
-from surgical_twin.assimilation.scalar_analysis import scalar_analysis
-from surgical_twin.assimilation.transform import Innovation
+from surgical_twin.assimilation.transform import Innovation, transform_analysis
 from surgical_twin.flow.port_model import PortModel, PortParameters, PortState
 from surgical_twin.flow.waveform import PeriodicWaveform
 from surgical_twin.units import PASCAL_PER_MMHG
@@ -448,7 +447,9 @@ class FlowFilter:
             beat: the present beat, for the inflow that the conditioned flows must add up to.
         """
         parts = (state.ports.flow, state.ports.capacitor_pressure, state.log_factors, state.shape, state.errors)
-        joint = scalar_analysis(np.hstack(parts), predicted, observed, variance)
+        joint = transform_analysis(
+            np.hstack(parts), predicted[:, None], np.array([observed]), np.array([variance])
+        )
         ends = np.cumsum([part.shape[1] for part in parts])
         flow, capacitor_pressure, log_factors, shape, errors = np.split(joint, ends[:-1], axis=1)
         log_factors = np.clip(log_factors, -LARGEST_LOG_FACTOR, LARGEST_LOG_FACTOR)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from surgical_twin.assimilation.missing import Missingness, missing_analysis, missing_moments
-from surgical_twin.assimilation.scalar_analysis import scalar_analysis
+from surgical_twin.assimilation.transform import transform_analysis
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def estimated(*, modelled, generator):
             if modelled:
                 ensemble = missing_analysis(ensemble, ensemble[:, 0], 16.0, missingness)
         else:  # how likely it was to be there depends on its value alone: what is there is a measurement like any other
-            ensemble = scalar_analysis(ensemble, ensemble[:, 0], float(measured), 16.0)
+            ensemble = transform_analysis(ensemble, ensemble, np.array([measured]), np.array([16.0]))
     return float(ensemble.mean()), float(ensemble.std(ddof=1))
 
 

@@ -50,3 +50,9 @@ def test_innovation_has_unit_variance_when_the_ensemble_is_right():
             innovation(predicted, np.array([truth + generator.normal(0, 1)]), np.array([1.0])).normalized[0]
         )
     assert np.mean(np.square(normalized)) == pytest.approx(1.0, abs=0.1)
+
+
+def test_an_observation_on_which_all_members_agree_changes_nothing():
+    ensemble = np.random.default_rng(2).normal(size=(10, 3))
+    same = transform_analysis(ensemble, np.full((10, 1), 4.0), np.array([9.0]), np.array([1.0]))
+    np.testing.assert_array_equal(same, ensemble)
