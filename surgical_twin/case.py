@@ -45,6 +45,8 @@ AXIS = "axis.csv"
 
 REDUCED = "reduced.npz"
 MANIFEST = "case.toml"
+MISSING = "missing"
+"""The manifest's table of what sensors lose because of their values; ``missing_settings``."""
 
 SESSION_FILES = (MESH, FIDUCIALS, AXIS, REDUCED, CENTERLINE, CENTERLINE_TABLE)
 """What a live session reads: two cases with equal contents of these give equal twin states."""
@@ -217,6 +219,8 @@ class Case:
             digest.update(file_hash(self.require(name)).encode())
         digest.update(repr(sorted(self.manifest["flow"].items())).encode())
         digest.update(repr(self.follow_lumen).encode())
+        if MISSING in self.manifest:
+            digest.update(repr(self.manifest[MISSING]).encode())
         calibration = self.path("calibration.json")
         if calibration.is_file():
             digest.update(file_hash(calibration).encode())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from surgical_twin.assimilation.beat import Beat
 from surgical_twin.assimilation.flow_filter import FilterState
+from surgical_twin.assimilation.missing import Missingness
 from surgical_twin.assimilation.sights import Sight
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Taken:
     """the variance it was given to the filter with; None where it was not"""
     before: FilterState
     """the ensemble before it, at the time of the observation before"""
+    missing: Missingness | None = None
+    """of one that did not come: what its sensor loses because of its value"""
 
 
 def remembered(taken: tuple[Taken, ...], one: Taken) -> tuple[Taken, ...]:
@@ -73,7 +76,11 @@ def taken_again(
     for one in later:
         again.append(replace(one, before=ensemble))
         ensemble = model.filter.advance(ensemble, one.time_ns // model.filter.step_ns, beat)
-        if one.evidence is not None:
-            predicted = one.sight.predicted(model, ensemble)
+        if one.evidence is None:
+            continue
+        predicted = one.sight.predicted(model, ensemble)
+        if one.missing is None:
             ensemble = model.filter.assimilate(ensemble, predicted, one.observed, one.evidence, beat)
+        else:
+            ensemble = model.filter.assimilate_missing(ensemble, predicted, one.evidence, one.missing, beat)
     return model.filter.advance(ensemble, until_step, beat), tuple(again)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from streams.messages import CardiacOutput, DopplerVelocity, FlowSample, PressureSamples, SectionFlow
 from surgical_twin.assimilation.beat import Beat
 from surgical_twin.assimilation.flow_filter import FilterState
+from surgical_twin.assimilation.missing import Missingness
 from surgical_twin.assimilation.observation import ObservationError
 from surgical_twin.assimilation.self_watch import CHANGED, DIVERGED, MOVED, Finding
 from surgical_twin.assimilation.sights import FlowSight, LineSight, Sight, TipSight, VelocitySight
@@ -62,6 +63,8 @@ class Look:
     """the flag when it is beyond belief"""
     sensor: str | None = None
     """of a pressure that the self-watch follows"""
+    missing: Missingness | None = None
+    """of one that did not come: what its sensor loses because of its value"""
 
 
 Looker = Callable[[FilterState], Look | str]
@@ -249,6 +252,8 @@ def _take(
     if isinstance(look, str):
         return state.refusing(look, time_ns), None
     predicted = look.sight.predicted(model, ensemble)
+    if look.missing is not None:
+        return _take_missing(model, state, ensemble, time_ns, look, look.missing, predicted)
     expected, spread = float(predicted.mean()), float(predicted.var(ddof=1))
     error = look.error
     normalized = (look.observed - expected) / math.sqrt(spread + error.single)
@@ -275,18 +280,57 @@ def _take(
         return state, None
     if followed:  # while a circulation changes, the model has more to be wrong about
         error = replace_parts(error, model=CHANGED_MODEL_ERROR**2 * error.model)
-    beats = max(0, state.beats - (time_ns < beat.start_ns))  # what is late belongs to the beat before
-    evidence = error.as_evidence(
-        interval_s=look.interval_s,
-        # The tracker's error is another one with each pose.
-        place_correlation_s=0.0,
-        model_correlation_s=model.settings.model_correlation(beats, beat.period_ns * 1e-9),
-    )
+    evidence = _evidence(model, state, time_ns, replace_parts(look, error=error))
     corrected = model.filter.assimilate(ensemble, predicted, look.observed, evidence, beat)
     return (
         replace(state, ensemble=corrected).counting(assimilated=1),
         Taken(time_ns, look.sight, look.observed, evidence, ensemble),
     )
+
+
+def _evidence(model: SessionModel, state: SessionState, time_ns: int, look: Look) -> float:
+    """The variance that gives a look its due weight."""
+    _, beat = running(state)
+    beats = max(0, state.beats - (time_ns < beat.start_ns))  # what is late belongs to the beat before
+    return look.error.as_evidence(
+        interval_s=look.interval_s,
+        # The tracker's error is another one with each pose.
+        place_correlation_s=0.0,
+        model_correlation_s=model.settings.model_correlation(beats, beat.period_ns * 1e-9),
+    )
+
+
+def _take_missing(
+    model: SessionModel,
+    state: SessionState,
+    ensemble: FilterState,
+    time_ns: int,
+    look: Look,
+    missingness: Missingness,
+    predicted: Array,
+) -> tuple[SessionState, Taken | None]:
+    """Use that a measurement is missing, where its sensor is trusted."""
+    if not model.settings.assimilate or look.sensor is None:
+        return state, None
+    if state.watching.excluded(look.sensor) or _unsound(state, look.sensor):
+        return state.counting(excluded=1), None
+    evidence = _evidence(model, state, time_ns, look)
+    _, beat = running(state)
+    corrected = model.filter.assimilate_missing(ensemble, predicted, evidence, missingness, beat)
+    return (
+        replace(state, ensemble=corrected).counting(missing_used=1),
+        Taken(time_ns, look.sight, math.nan, evidence, ensemble, missingness),
+    )
+
+
+def missing_looker(looker: Looker, missingness: Missingness) -> Looker:
+    """How a measurement that did not come is taken, from how its neighbor that came is."""
+
+    def look(ensemble: FilterState) -> Look | str:
+        found = looker(ensemble)
+        return found if isinstance(found, str) else replace_parts(found, missing=missingness)
+
+    return look
 
 
 def _unsound(state: SessionState, sensor: str) -> bool:

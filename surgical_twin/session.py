@@ -49,6 +49,7 @@ from surgical_twin.observing import (
     beat_ended,
     doppler_looker,
     flow_looker,
+    missing_looker,
     observe,
     output_looker,
     pressure_looker,
@@ -115,6 +116,8 @@ class Session:
             watch=watch,
             newest_ns={**state.newest_ns, message.stream: newest},
         )
+        if isinstance(message, PressureSamples):
+            return self._pressure(state, message, verdict.lost), ()
         return self._take(state, message), ()
 
     def prepare(self, state: SessionState) -> None:
@@ -130,8 +133,6 @@ class Session:
                 return self._touch(state, message)
             case Trigger():
                 return self._trigger(state, message)
-            case PressureSamples():
-                return self._pressure(state, message)
             case FlowSample():
                 return self._flow(state, message)
             case SectionFlow():
@@ -257,7 +258,7 @@ class Session:
         interval = min(2 * state.lag_ns, LARGEST_THINNING_NS)
         return time_ns - state.used_ns.get(stream, -LARGEST_THINNING_NS) < interval
 
-    def _pressure(self, state: SessionState, samples: PressureSamples) -> SessionState:
+    def _pressure(self, state: SessionState, samples: PressureSamples, lost: int) -> SessionState:
         count = len(samples.values_mmhg)
         middle_ns = samples.source_time_ns + samples.sample_period_ns * (count - 1) // 2
         # A line at a port is not the catheter: where the catheter is follows a sensor at a tool's tip.
@@ -276,7 +277,25 @@ class Session:
         if state.beat is None or state.ensemble is None:
             return state
         state = with_sensor(self.model, state, samples)
-        return self._measured(state, samples.stream, middle_ns, pressure_looker(self.model, state, samples, middle_ns))
+        missing = self._missing(state, samples, lost, middle_ns)
+        looker = pressure_looker(self.model, missing, samples, middle_ns)
+        return self._measured(missing, samples.stream, middle_ns, looker)
+
+    def _missing(self, state: SessionState, samples: PressureSamples, lost: int, time_ns: int) -> SessionState:
+        """The session after what is missing before a sensor's samples, where the case says why it goes missing.
+
+        Numbers of the stream that did not come tell how many are missing; they are spread evenly over the gap. A gap
+        longer than late data may be is a line that was lost, whatever was in it, and says nothing.
+        """
+        missingness = self.model.settings.missing.get(samples.sensor)
+        before = state.used_ns.get(samples.stream)
+        if not lost or missingness is None or before is None or time_ns - before > LAG_NS:
+            return state
+        for number in range(1, lost + 1):
+            gone_ns = before + (time_ns - before) * number // (lost + 1)
+            looker = missing_looker(pressure_looker(self.model, state, samples, gone_ns), missingness)
+            state = self._measured(state, samples.stream, gone_ns, looker)
+        return state
 
     def _flow(self, state: SessionState, sample: FlowSample) -> SessionState:
         if sample.port not in self.model.port_names:

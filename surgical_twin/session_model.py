@@ -14,12 +14,14 @@ from registration.point_files import read_point_file
 from surgical_twin.assimilation.flow_filter import FilterSettings, FlowFilter
 from surgical_twin.assimilation.flow_prior import CALIBRATION, FlowPrior
 from surgical_twin.assimilation.mesh_losses import mesh_drop_deviation
+from surgical_twin.assimilation.missing import Missingness
 from surgical_twin.case import AXIS, BRANCHES, FIDUCIALS, MESH, REDUCED, Case, read_table
 from surgical_twin.flow.field_decoder import FieldDecoder, PointOperator
 from surgical_twin.flow.port_model import PortParameters, PortState
 from surgical_twin.flow.reduced import ReducedModel
 from surgical_twin.flow.waveform import PeriodicWaveform
 from surgical_twin.flow.windkessel import Windkessel
+from surgical_twin.missing_settings import read_missingness
 from surgical_twin.registration_inputs import read_branch_tree
 from surgical_twin.units import CUBIC_METRES_PER_ML, METRES_PER_MM, PASCAL_PER_MMHG
 
@@ -62,6 +64,8 @@ class SessionSettings:
     follow_lumen: bool = False
     """Whether the registration's drift, as the catheter's way through the lumen shows it, is taken out of the tip's
     position."""
+    missing: Mapping[str, Missingness] = field(default_factory=dict)
+    """By pressure sensor: what it loses because of its value; the others lose at random."""
     assimilate: bool = True
     """Whether observations correct the ensemble; without it the session shows what the plan alone predicts."""
 
@@ -141,7 +145,7 @@ class SessionModel:
         Raises:
             InputError: a file of the case is missing or does not fit the others.
         """
-        chosen = settings or SessionSettings(follow_lumen=case.follow_lumen)
+        chosen = settings or SessionSettings(follow_lumen=case.follow_lumen, missing=read_missingness(case))
         mesh = read_lumen_mesh(case.require(MESH))
         reduced = ReducedModel.load(case.require(REDUCED), mesh.points * METRES_PER_MM, mesh.tetrahedra)
         reduced.decoder.prepare()

@@ -33,7 +33,8 @@ from surgical_twin.assimilation.line_dynamics import (
     USUAL_FREQUENCY_HZ,
     LineStep,
 )
-from surgical_twin.assimilation.transform import Innovation, transform_analysis
+from surgical_twin.assimilation.missing import Missingness, missing_analysis
+from surgical_twin.assimilation.transform import transform_analysis
 from surgical_twin.flow.port_model import PortModel, PortParameters, PortState
 from surgical_twin.flow.waveform import PeriodicWaveform
 from surgical_twin.units import PASCAL_PER_MMHG
@@ -446,11 +447,26 @@ class FlowFilter:
             variance: its error variance as evidence, with the model's error.
             beat: the present beat, for the inflow that the conditioned flows must add up to.
         """
-        parts = (state.ports.flow, state.ports.capacitor_pressure, state.log_factors, state.shape, state.errors)
-        joint = transform_analysis(
-            np.hstack(parts), predicted[:, None], np.array([observed]), np.array([variance])
-        )
-        ends = np.cumsum([part.shape[1] for part in parts])
+        joint = transform_analysis(_joined(state), predicted[:, None], np.array([observed]), np.array([variance]))
+        return self._parted(state, joint, beat)
+
+    def assimilate_missing(
+        self, state: FilterState, predicted: Array, variance: float, missingness: Missingness, beat: Beat
+    ) -> FilterState:
+        """Condition the ensemble on an observation that did not come, where that depends on what it would have been.
+
+        Args:
+            state: the ensemble at the observation's time.
+            predicted: (members,) each member's prediction.
+            variance: error variance as evidence of the value that it would have had.
+            missingness: what its sensor loses.
+            beat: the present beat.
+        """
+        return self._parted(state, missing_analysis(_joined(state), predicted, variance, missingness), beat)
+
+    def _parted(self, state: FilterState, joint: Array, beat: Beat) -> FilterState:
+        """The ensemble that consists of conditioned columns, with flows that add up to the inflow."""
+        ends = np.cumsum([part.shape[1] for part in _parts(state)])
         flow, capacitor_pressure, log_factors, shape, errors = np.split(joint, ends[:-1], axis=1)
         log_factors = np.clip(log_factors, -LARGEST_LOG_FACTOR, LARGEST_LOG_FACTOR)
         shape = np.clip(shape, -LARGEST_SHAPE, LARGEST_SHAPE)
@@ -466,11 +482,6 @@ class FlowFilter:
         ports = self.model.complete(flow, capacitor_pressure, rate[0], parameters, lagged)
         return replace(state, ports=ports, log_factors=log_factors, shape=shape, errors=errors, beds=parameters)
 
-    def judge(self, predicted: Array, observed: float, variance: float) -> Innovation:
-        """How far an observation is from what was expected, without using it."""
-        spread = float(predicted.var(ddof=1))
-        return Innovation(np.array([observed - float(predicted.mean())]), np.array([spread + variance]))
-
 
 REOPENED_BIAS_MMHG = 15.0
 """Spread of a sensor's bias after it was seen to have moved: 20 cm of blood."""
@@ -483,6 +494,15 @@ LEAST_BIAS_MMHG = 0.05
 
 _FREQUENCY_LIMITS = (np.log(2.0), np.log(80.0))
 _DAMPING_LIMITS = (np.log(0.05), np.log(5.0))
+
+
+def _parts(state: FilterState) -> tuple[Array, ...]:
+    """All columns that an observation conditions."""
+    return state.ports.flow, state.ports.capacitor_pressure, state.log_factors, state.shape, state.errors
+
+
+def _joined(state: FilterState) -> Array:
+    return np.hstack(_parts(state))
 
 
 def _grown(members: Array, prior: Array, times: float) -> Array:

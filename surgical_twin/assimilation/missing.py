@@ -12,8 +12,8 @@ Here s is ``usual`` within limits and ``beyond`` outside of them, so that L is a
 The ensemble's prediction h(x), of mean m and variance P, is taken as normal; the mean and variance of the product of it
 with L follow in closed form from the truncated normal's (Tobin, Econometrica 26, 1958), and the ensemble is moved there
 by its regression on the prediction, as by an observation. A value that is missing near a limit may make the variance
-larger; the ensemble then keeps its spread, and its mean moves. The live session takes what is missing as missing at
-random: what a sensor's mechanism is, nobody tells it.
+larger; the ensemble then keeps its spread, and its mean moves. What a sensor loses, and why, the case tells
+(``surgical_twin.missing_settings``); where it does not, the live session takes what is missing as missing at random.
 """
 
 from __future__ import annotations

@@ -32,33 +32,6 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Innovation:
-    """What an analysis saw: observation minus prediction, against the variance expected of it."""
-
-    difference: Array
-    """(p,) observed minus the ensemble mean's prediction."""
-    variance: Array
-    """(p,) variance expected of it: ensemble plus observation error."""
-
-    @property
-    def normalized(self) -> Array:
-        """(p,) difference in expected standard deviations; of unit variance in a consistent filter."""
-        normalized: Array = self.difference / np.sqrt(self.variance)
-        return normalized
-
-
-def innovation(predicted: Array, observed: Array, variance: Array) -> Innovation:
-    """Compare observations with an ensemble's predictions of them.
-
-    Args:
-        predicted: (members, p) each member's prediction.
-        observed: (p,) what was measured.
-        variance: (p,) error variance of each observation, with the prediction's own model error.
-    """
-    return Innovation(difference=observed - predicted.mean(axis=0), variance=predicted.var(axis=0, ddof=1) + variance)
-
-
-@dataclass(frozen=True)
 class Transform:
     """What observations do to an ensemble: ``apply`` it to any variables of the same members."""
 

@@ -7,7 +7,6 @@ from surgical_twin.assimilation.ensemble_filter import Ensemble, EnsembleFilter,
 from surgical_twin.assimilation.filters import Observation, follow, still
 from surgical_twin.assimilation.inflation import AdaptiveInflation, FiniteSizeInflation, FixedInflation, Inflation
 from surgical_twin.assimilation.localization import LocalTransform, SerialTaper, gaspari_cohn, tree_taper
-from surgical_twin.assimilation.parameters import Parameter, Parameters
 from surgical_twin.assimilation.smoother import (
     FixedLagSmoother,
     Window,
@@ -198,25 +197,6 @@ def test_taper_along_a_tree_leaves_parameters_of_no_place():
     taper = tree_taper(distances, {0: 0, 1: 1, 2: None}, [0], 10.0)
     np.testing.assert_allclose(taper[:, 0], [1.0, gaspari_cohn(10.0, 10.0), 1.0])
     assert gaspari_cohn(10.0, 10.0) == pytest.approx(np.exp(-0.5), abs=0.04)
-
-
-@pytest.mark.parametrize("scale", ["log", "linear"])
-def test_parameters_come_back_and_never_leave_their_bounds(scale):
-    one = Parameter("resistance", "Pa s/m^3", scale, 1e7, 1e10)
-    values = np.array([2e7, 1e9, 9e9])
-    np.testing.assert_allclose(one.physical(one.coordinate(values)), values, rtol=1e-9)
-    assert (one.physical(np.array([-600.0, 40.0, 600.0])) <= 1e10).all()
-    assert (one.physical(np.array([-600.0, 0.0])) >= 1e7).all()
-    z, h = one.coordinate(values), 1e-6
-    change = one.physical(z + h) - one.physical(z - h)
-    expected = np.log(one.physical(z + h) / one.physical(z - h)) if scale == "log" else change
-    np.testing.assert_allclose(one.slope(z), expected / (2 * h), rtol=1e-5)
-    mean, deviation = Parameters((one,)).prior([1e9], [0.1 if scale == "log" else 1e8])
-    lower, upper = Parameters((one,)).interval(mean, deviation, 1.0)
-    assert 0.5 * (upper - lower)[0] == pytest.approx(1e8, rel=0.05)
-    for bad in (0.0, 2e10):
-        with pytest.raises(InputError, match="resistance"):
-            one.coordinate(bad)
 
 
 def test_observations_that_cannot_be_used_are_refused():

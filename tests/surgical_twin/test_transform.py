@@ -1,11 +1,10 @@
 """The analysis step against the Kalman filter's closed form and against a long reference run."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgical_twin.assimilation.transform import innovation, transform_analysis
+from surgical_twin.assimilation.transform import transform_analysis
 
 
 def kalman(mean, covariance, operator, observed, variance):
@@ -38,18 +37,6 @@ def test_order_of_observations_does_not_matter_for_the_moments():
     other = transform_analysis(one, one[:, 1:2], np.array([-1.0]), np.array([2.0]))
     np.testing.assert_allclose(together.mean(0), other.mean(0), atol=1e-12)
     np.testing.assert_allclose(np.cov(together.T), np.cov(other.T), atol=1e-12)
-
-
-def test_innovation_has_unit_variance_when_the_ensemble_is_right():
-    generator = np.random.default_rng(1)
-    normalized = []
-    for _ in range(3000):
-        truth = generator.normal(0, 2)
-        predicted = generator.normal(0, 2, size=(60, 1))
-        normalized.append(
-            innovation(predicted, np.array([truth + generator.normal(0, 1)]), np.array([1.0])).normalized[0]
-        )
-    assert np.mean(np.square(normalized)) == pytest.approx(1.0, abs=0.1)
 
 
 def test_an_observation_on_which_all_members_agree_changes_nothing():
