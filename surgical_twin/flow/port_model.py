@@ -54,12 +54,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from surgical_twin.errors import InputError
+from surgical_twin.flow.port_constants import StepConstants
 from surgical_twin.flow.port_state import PortParameters, PortState
 from surgical_twin.flow.port_stepper import PortTrajectory, Stepper, simulate
 
 __all__ = ["PortModel", "PortParameters", "PortState", "PortTrajectory", "Stepper", "simulate"]
 
 Array = NDArray[np.float64]
+
+MOST_STEP_LENGTHS = 8
+"""A session steps with two lengths; the search for a steady state has one of its own each time."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,19 @@ class PortModel:
     def elimination(self) -> Elimination:
         """The constants of the system without the inlet pressure."""
         return Elimination.of(self)
+
+    def step_constants(self, time_step: float) -> StepConstants:
+        """What all members share in a step of this length (s); the last few lengths' are kept."""
+        kept = self._step_constants
+        if time_step not in kept:
+            if len(kept) >= MOST_STEP_LENGTHS:
+                kept.pop(next(iter(kept)))
+            kept[time_step] = StepConstants.of(self, time_step)
+        return kept[time_step]
+
+    @cached_property
+    def _step_constants(self) -> dict[float, StepConstants]:
+        return {}
 
     @property
     def inertial_share(self) -> Array:

@@ -4,8 +4,7 @@ Two-stage Radau IIA, order 3. It is B-stable: two solutions with equal inflow, w
 the equations, do so in the method for every step length (Hairer & Wanner, Solving Ordinary Differential
 Equations II, sections IV.5 and IV.12), and it damps what is much faster than the step. The stages are solved
 by Newton's method for the N - 1 free flows; Windkessels and memory are eliminated from them in closed form.
-Here the constants of a step are made, for all members at once; the steps themselves are
-`port_lanes` and `port_kernel`. SI units.
+The constants of a step are made in `port_constants`; the steps themselves are `port_lanes` and `port_kernel`. SI units.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from surgical_twin.errors import InputError
-from surgical_twin.flow.port_kernel import Members, States, Tree
+from surgical_twin.flow.port_kernel import States
 from surgical_twin.flow.port_lanes import best_advance
 from surgical_twin.flow.port_state import PortParameters, PortState
 
@@ -25,10 +24,6 @@ if TYPE_CHECKING:
     from surgical_twin.flow.port_model import PortModel
 
 Array = NDArray[np.float64]
-
-# Radau IIA with two stages: the inverse of its matrix of coefficients, and its row sums.
-_RADAU_INVERSE = np.array([[1.5, 0.5], [-4.5, 2.5]])
-_RADAU_INVERSE_ROW_SUM = _RADAU_INVERSE.sum(axis=1)
 
 
 class Stepper:
@@ -49,78 +44,9 @@ class Stepper:
         self.model = model
         self.parameters = parameters
         self.time_step = float(time_step)
-        reduced = model.elimination
-        m = parameters.members
-
-        # Windkessels at the stages: E Pc = Q + Pd/Rd + (C/dt) A^-1 1 Pc0, E = (C/dt) A^-1 + 1/Rd (2 x 2 per
-        # outlet). Kept free of divisions by C, so that an outlet may be a pure resistance.
-        capacity = parameters.compliance / self.time_step
-        conductance = 1.0 / parameters.distal_resistance
-        e00 = _RADAU_INVERSE[0, 0] * capacity + conductance
-        e11 = _RADAU_INVERSE[1, 1] * capacity + conductance
-        e01, e10 = _RADAU_INVERSE[0, 1] * capacity, _RADAU_INVERSE[1, 0] * capacity
-        inverse = np.empty((m, 2, 2, n))
-        inverse[:, 0, 0], inverse[:, 0, 1], inverse[:, 1, 0], inverse[:, 1, 1] = e11, -e01, -e10, e00
-        inverse /= (e00 * e11 - e01 * e10)[:, None, None, :]
-        ones = inverse.sum(axis=2)
-        bed_from_pressure = capacity[:, None] * (
-            inverse[:, :, 0] * _RADAU_INVERSE_ROW_SUM[0] + inverse[:, :, 1] * _RADAU_INVERSE_ROW_SUM[1]
-        )
-        bed_constant = ones * (parameters.distal_pressure * conductance)[:, None]
-
-        # Rp enters as a resistance at its own stage.
-        impedance = inverse.copy()
-        impedance[:, 0, 0] += parameters.proximal_resistance
-        impedance[:, 1, 1] += parameters.proximal_resistance
-
-        # The stage equations' constant Jacobian, (m, stage, n-1, stage, n-1), and the inflow's place in them.
-        k = n - 1
-        z_last = impedance[..., n - 1]
-        jacobian = np.empty((m, 2, k, 2, k))
-        jacobian[:] = z_last[:, :, None, :, None]
-        for a in range(k):
-            jacobian[:, :, a, :, a] += impedance[..., a]
-        jacobian += np.einsum("st,ab->satb", _RADAU_INVERSE / self.time_step, reduced.mass)
-        factor = parameters.drop
-        for stage in range(2):
-            jacobian[:, stage, :, stage, :] += factor[:, None, None] * reduced.linear
-        inflow_part = (impedance[..., :k] * reduced.share[:k] - (z_last * reduced.share[k])[..., None]).copy()
-        inflow_part[:, 0, 0] += factor[:, None] * reduced.linear_inflow
-        inflow_part[:, 1, 1] += factor[:, None] * reduced.linear_inflow
-
-        # Memory at the stages: E lambda = Q + (tau/dt) A^-1 1 lambda0 where E = (tau/dt) A^-1 + 1.
-        ratio = model.time_constants / self.time_step
-        recall = np.linalg.inv(ratio[:, None, None] * _RADAU_INVERSE + np.eye(2))  # (K, 2, 2)
-        recall_past = ratio[:, None] * (recall @ _RADAU_INVERSE_ROW_SUM)
-        for index, memory in enumerate(reduced.memory):
-            jacobian += np.einsum("st,ab->satb", np.eye(2) - recall[index], memory)
-            inflow_part += np.einsum("st,a->sta", np.eye(2) - recall[index], reduced.memory_inflow[index])
-        self._tree = Tree(
-            *_contiguous(
-                reduced.share,
-                reduced.segment_share,
-                reduced.segment_basis,
-                reduced.junction,
-                reduced.forcing,
-                np.einsum("s,ab->sab", _RADAU_INVERSE_ROW_SUM / self.time_step, reduced.mass),
-                np.einsum("ks,kna->knsa", recall_past, reduced.memory_past),
-                recall,
-                recall_past,
-                model.segments,
-                model.loss,
-                model.junction_loss,
-                model.recovery,
-                model.resistance,
-                model.memory,
-                reduced.flow_from_drive,
-                np.array([reduced.inertance]),
-            )
-        )
-        self._members = Members(
-            *_contiguous(
-                factor, parameters.proximal_resistance, inverse, bed_from_pressure, bed_constant, jacobian, inflow_part
-            )
-        )
+        constants = model.step_constants(self.time_step)
+        self._tree = constants.tree
+        self._members = constants.members(parameters)
 
     def step(self, state: PortState, inflow: ArrayLike, inflow_derivative: ArrayLike) -> PortState:
         """The state one step later.
