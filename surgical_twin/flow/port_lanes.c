@@ -97,7 +97,9 @@ static void solve(const lane *restrict a, lane *restrict right, long n) {
 /* Newton's method on both stages; fills y.
 
 The first iteration's matrix serves the next ones too: from where the flows' derivatives lead, it hardly changes. Where
-that does not converge, as in a step that is long against the time constants, every iteration has a matrix of its own. */
+that does not converge, as in a step that is long against the time constants, every iteration has a matrix of its own.
+A lane whose change with the old matrix does not become half of the last one waits for the new matrix where it is:
+what an old matrix has sent far off, Newton's method only brings back by halves. */
 static void solve_stages(const Tree *t, Block *b, double step, lane start, const lane through[2], long free_,
                          long segments, long memories) {
     const long n = 2 * free_, outlets = free_ + 1;
@@ -134,7 +136,8 @@ static void solve_stages(const Tree *t, Block *b, double step, lane start, const
         for (long i = 0; i < n; i++) b->right[i] += b->lagged[k] * past[i];
     }
     lane per_size = all(0.0);
-    mask done = (mask)(all(0.0) > all(1.0));
+    mask done = (mask)(all(0.0) > all(1.0)), waits = done;
+    lane last_change = all(INFINITY);
     for (int iteration = 0; iteration < NEWTON_LIMIT; iteration++) {
         const int renew = iteration == 0 || iteration > CHORDS;
         int linear = 1;
@@ -173,12 +176,12 @@ static void solve_stages(const Tree *t, Block *b, double step, lane start, const
             per_size = 1.0 / (size + 1e-300);
         }
         lane change = all(0.0);
-        for (long i = 0; i < n; i++) {
-            change = larger(change, size_of(b->known[i]) * per_size);
-            b->y[i] = chosen(done, b->y[i], b->y[i] + b->known[i]);
-        }
+        for (long i = 0; i < n; i++) change = larger(change, size_of(b->known[i]) * per_size);
+        waits = renew ? (mask)(all(0.0) > all(1.0)) : waits | (mask)(change > 0.5 * last_change);
+        last_change = change;
+        for (long i = 0; i < n; i++) b->y[i] = chosen(done | waits, b->y[i], b->y[i] + b->known[i]);
         if (linear) break;
-        done |= (mask)(change <= all(renew ? NEWTON_TOLERANCE : CHORD_TOLERANCE));
+        done |= ~waits & (mask)(change <= all(renew ? NEWTON_TOLERANCE : CHORD_TOLERANCE));
         long long left = 0;
         for (int l = 0; l < LANES; l++) left |= ~done[l];
         if (!left) break;
