@@ -17,6 +17,7 @@ from surgical_twin.assimilation.mesh_losses import mesh_drop_deviation
 from surgical_twin.assimilation.missing import Missingness
 from surgical_twin.case import AXIS, BRANCHES, FIDUCIALS, MESH, REDUCED, Case, read_table
 from surgical_twin.flow.field_decoder import FieldDecoder, PointOperator
+from surgical_twin.flow.nearby_pressure import Stations, pressure_changes
 from surgical_twin.flow.port_model import PortParameters, PortState
 from surgical_twin.flow.reduced import ReducedModel
 from surgical_twin.flow.waveform import PeriodicWaveform
@@ -253,13 +254,14 @@ class SessionModel:
         return self.reduced.decoder.point_operator(self.lumen.tree.points * METRES_PER_MM)
 
     @cached_property
-    def _slopes(self) -> Array:
-        """(stations, K) 1/mm: change of the pressure modes along the centerline."""
+    def _stations(self) -> Stations:
+        """The centerline with the pressure modes on it."""
         assert self.lumen is not None
         assert self.along_vessel is not None
-        tangents = self.lumen.tree.tangents
-        slopes: Array = np.einsum("njk,nj->nk", self.along_vessel.mode_gradients, tangents) * METRES_PER_MM
-        return slopes
+        tree = self.lumen.tree
+        slopes = np.einsum("njk,nj->nk", self.along_vessel.mode_gradients, tree.tangents) * METRES_PER_MM
+        arrays = (tree.points, tree.tangents, self.along_vessel.modes, slopes)
+        return Stations(*(np.ascontiguousarray(one, dtype=float) for one in arrays))
 
     def pressure_near(self, place: "Place", ports: PortState, position: Array, moved: Array) -> Array:
         """(members,) mmHg: pressure at a point that each member has somewhere else.
@@ -276,14 +278,8 @@ class SessionModel:
             gradient = place.operator.gradient(coefficients.mean(axis=0, keepdims=True))[0, 0]
             linear: Array = here + moved @ gradient * METRES_PER_MM / PASCAL_PER_MMHG
             return linear
-        tree = self.lumen.tree
-        places = np.vstack([position, position + moved])
-        near = tree.tree.query(places)[1]
-        beside = np.einsum("nj,nj->n", places - tree.points[near], tree.tangents[near])
-        # Beyond its half of the way to the next station a place is nearest to that one, but for a vessel's ends.
-        beside = np.clip(beside, -REACH_MM, REACH_MM)
-        modes = self.along_vessel.modes[near] + beside[:, None] * self._slopes[near]
-        change = ((modes[1:] - modes[0]) * coefficients).sum(axis=1)
+        stations = self._stations
+        change = pressure_changes(stations, position, np.ascontiguousarray(moved), coefficients, REACH_MM)
         along: Array = here + change / PASCAL_PER_MMHG
         return along
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
@@ -94,10 +95,7 @@ class MeshLocator:
         n = len(points)
         nearby = min(_FIRST_CANDIDATES, len(self.tetrahedra))
         candidates = self._tree.query(points, k=nearby)[1].reshape(n, nearby)
-        weights = self._weights(points[:, None], candidates)
-        best = weights.min(axis=2).argmax(axis=1)
-        rows = np.arange(n)
-        cells, weights = candidates[rows, best].astype(np.int64), weights[rows, best]
+        cells, weights = _best_cells(points, candidates, self._origins, self.weight_gradients)
         distance = np.zeros(n)
         for i in np.flatnonzero(weights.min(axis=1) < -_INSIDE_TOLERANCE):
             cells[i], weights[i], distance[i] = self._search(points[i])
@@ -128,6 +126,31 @@ class MeshLocator:
         weights = np.zeros(4)
         weights[self._boundary_corner[triangles[best]]] = in_triangle[best]
         return int(self._boundary_cell[triangles[best]]), weights, float(gaps[best])
+
+
+@njit(cache=True)
+def _best_cells(  # pragma: no cover - compiled
+    points: Array, candidates: Indices, origins: Array, gradients: Array
+) -> tuple[Indices, Array]:
+    """Of each point's candidate cells (n, c) the one with the largest least weight, and its weights (n, 4)."""
+    count = len(points)
+    cells, weights = np.zeros(count, dtype=np.int64), np.zeros((count, 4))
+    for i in range(count):
+        best = -np.inf
+        for cell in candidates[i]:
+            x = points[i, 0] - origins[cell, 0]
+            y = points[i, 1] - origins[cell, 1]
+            z = points[i, 2] - origins[cell, 2]
+            row = gradients[cell]
+            second = row[0, 0] * x + row[0, 1] * y + row[0, 2] * z
+            third = row[1, 0] * x + row[1, 1] * y + row[1, 2] * z
+            fourth = row[2, 0] * x + row[2, 1] * y + row[2, 2] * z
+            first = 1.0 - (second + third + fourth)
+            least = min(min(first, second), min(third, fourth))
+            if least > best:
+                best, cells[i] = least, cell
+                weights[i, 0], weights[i, 1], weights[i, 2], weights[i, 3] = first, second, third, fourth
+    return cells, weights
 
 
 def _nearest_in_triangles(point: Array, corners: Array) -> Array:
