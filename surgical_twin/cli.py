@@ -1,6 +1,7 @@
 """The command line: every command by its name. Input that cannot be used ends in one sentence and exit code 2."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -75,6 +76,9 @@ app.add_typer(calibration.calibrate, name="calibrate", rich_help_panel="Registra
 def main() -> None:
     """Run the command line; the entry point of ``surgical-twin`` and ``python -m surgical_twin``."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        # Without a screen VTK would look for one first, and complain that there is none.
+        os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
     try:
         # Wrong usage ends in the usage's own sentence and exit code 2 inside; so does an interrupt, with 130.
         app()

@@ -236,6 +236,7 @@ def test_an_intervention_that_cannot_be_is_refused_with_what_could(predictor, ki
 def test_export_writes_a_binary_gltf_and_a_picture(planned):
     done = planned.run("export", "case", "--glb", "case.glb", "--png", "case.png")
     assert done.returncode == 0, done.stderr
+    assert "WARN" not in done.stderr
     blob = (planned.folder / "case.glb").read_bytes()
     magic, version, length = struct.unpack("<III", blob[:12])
     assert (magic, version, length) == (0x46546C67, 2, len(blob))

@@ -26,3 +26,8 @@ def test_reads_what_a_clinic_writes(text, unit, value):
 def test_refuses_what_is_no_flow(text):
     with pytest.raises(InputError, match=r"flow\.mean_flow"):
         read_quantity(text, "m^3/s", name="flow.mean_flow")
+
+
+def test_the_error_shows_what_a_clinic_writes():
+    with pytest.raises(InputError, match='as in "5 L/min"'):
+        read_quantity("5", "m^3/s", name="flow.mean_flow")
