@@ -18,7 +18,8 @@ import time
 import numpy as np
 import SimpleITK as sitk
 from analytic_vessels import BLOOD, SNR, TISSUE, AnalyticVessel, vessels
-from meshes_accuracy import away_from_stdout, figure
+from meshes_figure import figure
+from meshes_peers import away_from_stdout
 from rich.console import Console
 from vmtk import vmtkscripts
 
