@@ -14,11 +14,12 @@ import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from analytic_vessels import BLOOD, SNR, TISSUE, AnalyticVessel, vessels
-from meshes_figure import figure
+from meshes_figure import figure, kept
 from meshes_peers import away_from_stdout
 from rich.console import Console
 from vmtk import vmtkscripts
@@ -128,6 +129,7 @@ def main() -> None:
     parser.add_argument("--size", help="one volume: I,J,K voxels")
     parser.add_argument("--tetrahedra", type=int, default=200_000)
     parser.add_argument("--vmtk", action="store_true")
+    parser.add_argument("--keep", type=Path, help="a folder where each volume's figures are kept, of this code")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
     if arguments.size:
@@ -135,14 +137,15 @@ def main() -> None:
         print(json.dumps(run((i, j, k), arguments.tetrahedra, beside_vmtk=arguments.vmtk)))
         return
     console = Console(stderr=True)
-    half = in_a_process((200, 200, 200), 200_000)
+    keep = arguments.keep
+    half = kept(keep, "speed_200", lambda: in_a_process((200, 200, 200), 200_000))
     console.print("200^3", half)
-    whole = in_a_process((256, 256, 256), 200_000, beside_vmtk=True)
+    whole = kept(keep, "speed_256", lambda: in_a_process((256, 256, 256), 200_000, beside_vmtk=True))
     console.print("256^3", whole)
     # The segmentation's work goes with the voxels; the mesh's, with the tetrahedra, would only hide how it grows.
     growth = whole["segmentation_processor_seconds"] / half["segmentation_processor_seconds"] / (256 / 200) ** 3
     why = {"why": "left out by --quick"}
-    large = None if arguments.quick else in_a_process((512, 512, 600), 200_000)
+    large = None if arguments.quick else kept(keep, "speed_512", lambda: in_a_process((512, 512, 600), 200_000))
     console.print("512x512x600", large)
     figures = {
         "minutes_256_cubed": figure(whole["seconds"] / 60.0, "<= 3", "min"),

@@ -6,19 +6,23 @@
 2.  Blood's and tissue's grey values are followed through the image by averaging over cores, and over what lies a little
     beside them, with a wide Gaussian, so that a coil's fading signal moves the threshold with it.
 3.  The wall is where the grey value is half-way between the two, the edge of an object in a blurred image. The voxels
-    above it that are connected with the seed, or with the most tube-like core, are the lumen.
+    above it that are connected with the seed, or with the most tube-like core, are the lumen, without the rims of bones
+    and plaques that touch it (`bone`).
 4.  Where the lumen gets too thin to be seen, what continues it behind is found (`bridging`).
 5.  The level set is the half-way value minus the grey value, made a signed distance to its own zero: the wall lies
     between voxels where the grey values put it. Smoothing a binary mask would shrink thin vessels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 from scipy import ndimage
 
+from meshes.bone import Box, Parted, without_bone
 from meshes.borders import lengthwise_cuts
 from meshes.bridging import Gap, bridge_gaps
 from meshes.errors import InputError
@@ -26,6 +30,7 @@ from meshes.grid import Array, Grid
 from meshes.level_set import depth_within, distance_from, resampled, signed_distance
 from meshes.lumen import Lumen
 from meshes.tubes import SegmentationSettings, TubeResponses, tube_responses
+from meshes.vessel_likeness import hollow, tube_share, vessel_score
 
 Mask = npt.NDArray[np.bool_]
 
@@ -35,6 +40,9 @@ most."""
 
 LARGEST_SHARE = 0.5
 """What fills more of the image than this is no vessel tree: it is what lies around one, as bright as blood."""
+
+BRIGHT_VESSEL_SHARE = 0.3
+"""What is brighter than blood and answers to tubes with this part of an ideal one is a vessel all the same."""
 
 PEAK_WEIGHT = 0.05
 """How much a bright, tube-like voxel outside of the vessel found at first counts for blood's grey value."""
@@ -99,7 +107,7 @@ def segment_lumen(
             "the image; are vessels dark in it, or is it cut to the inside of one? Give --seed, --threshold or labels."
         )
     share = (found.values - found.half) / found.contrast + 0.5
-    bright = (found.values > found.half) & (share < 1.0 + chosen.bone_excess)
+    bright = (found.values > found.half) & (share < 1.0 + chosen.bone_excess) & ~found.rims
     component, gaps = bridge_gaps(found.component, bright, share, _noise(grid) / float(np.median(found.contrast)), grid)
     values, half, contrast = found.values, found.half, found.contrast
     notes = (
@@ -114,11 +122,14 @@ def segment_lumen(
             for gap in gaps
         ),
         *lengthwise_cuts(component, grid),
-        *_other_trees(bright, component, float(np.median(found.contrast)), tubes, grid, chosen),
+        *_other_trees(bright, component, values >= found.upper, float(np.median(found.contrast)), tubes, grid, chosen),
     )
     # Only this tree: what else is bright, a little away, is turned into background.
     near = ndimage.binary_dilation(component, iterations=2)
     excess = np.where(near, half - values, np.maximum(np.abs(half - values), 0.25 * contrast))
+    # Towards bone the wall is where it gets too bright for blood; its rim is outside.
+    excess = np.where(ndimage.binary_dilation(found.bone), np.maximum(excess, values - found.upper), excess)
+    excess = np.where(found.rims, np.maximum(excess, 0.1 * contrast), excess)
     inner = np.where(component, np.minimum(excess, -0.02 * contrast), excess)
     level = grid.like((inner / contrast).astype(np.float32))
     return Lumen(
@@ -129,7 +140,13 @@ def segment_lumen(
 
 
 def _other_trees(
-    bright: Mask, component: Mask, contrast: float, tubes: TubeResponses, grid: Grid, settings: SegmentationSettings
+    bright: Mask,
+    component: Mask,
+    brighter: Mask,
+    contrast: float,
+    tubes: TubeResponses,
+    grid: Grid,
+    settings: SegmentationSettings,
 ) -> list[str]:
     """One sentence on each of the larger vessel trees of the same brightness that are not connected with the one
     found."""
@@ -141,7 +158,7 @@ def _other_trees(
         if sizes[number] < OTHER_SHARE * component.sum():
             break
         other = parts == number
-        if _vessel_score(other, contrast, tubes, grid) <= settings.least_vessel_score:
+        if hollow(other, brighter) or vessel_score(other, contrast, tubes, grid) <= settings.least_vessel_score:
             continue
         depth = depth_within(other, grid.spacing)
         where = grid.positions_of(np.array([int(np.argmax(depth))]))[0]
@@ -184,6 +201,12 @@ class _Followed:
     half: npt.NDArray[np.float32]
     """half-way between tissue and blood"""
     contrast: npt.NDArray[np.float32]
+    upper: npt.NDArray[np.float32]
+    """brighter than this is bone, plaque or metal"""
+    bone: Mask
+    """what of that touches the vessel"""
+    rims: Mask
+    """as bright as blood, by partial volume between bone and tissue"""
     blood: float
     """typical in the lumen"""
     tissue: float
@@ -221,8 +244,17 @@ def _candidates(
         brighter = cores & (values >= blood + settings.bone_excess * contrast)
         if component is None or not component.any() or component.mean() > LARGEST_SHARE:
             continue
-        if not _hollow(component, brighter):
-            found.append(_Candidate(blood, tissue, component, _vessel_score(component, contrast, tubes, grid)))
+        if not hollow(component, brighter):
+            component = _apart_from_bone(
+                above,
+                component,
+                values >= blood + settings.bone_excess * contrast,
+                tissue,
+                partial(_connected, score=best * alike, grid=grid, seed=seed, settings=settings),
+                tubes,
+                grid,
+            ).component
+            found.append(_Candidate(blood, tissue, component, vessel_score(component, contrast, tubes, grid)))
     return [candidate for candidate in found if candidate.score > settings.least_vessel_score]
 
 
@@ -242,33 +274,25 @@ def _modes(values: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]) ->
     return [float(0.5 * (edges[number] + edges[number + 1])) for number in peaks[:5]]
 
 
-def _hollow(component: Mask, brighter: Mask) -> bool:
-    """Whether a structure is only the hull of a brighter one.
+def _apart_from_bone(
+    above: Mask,
+    component: Mask,
+    brighter: Mask,
+    tissue: float,
+    connected: Callable[[Mask], Mask | None],
+    tubes: TubeResponses,
+    grid: Grid,
+) -> Parted:
+    """`without_bone`, where what is brighter is a vessel if it is a tube."""
 
-    Partial volume gives a vessel's rim a grey value of its own, and what has that value is a long, thin, hollow tube.
-    Half of it, and more, lies within two voxels of the brighter core; of a vessel that touches a bone, far less does.
-    """
-    if not brighter.any():
-        return False
-    near = ndimage.binary_dilation(brighter, ndimage.generate_binary_structure(3, 3), iterations=2)
-    return bool((component & near).sum() > 0.5 * component.sum())
+    def is_vessel(part: Mask, box: Box) -> bool:
+        depth = depth_within(part, grid.spacing)
+        if float(depth.max()) < tubes.radii[0]:
+            return False
+        there = TubeResponses(tubes.radii, tuple(response[box] for response in tubes.responses))
+        return tube_share(depth, float(np.median(grid.values[box][part])) - tissue, there) > BRIGHT_VESSEL_SHARE
 
-
-def _vessel_score(component: Mask, contrast: float, tubes: TubeResponses, grid: Grid) -> float:
-    """How much a structure is a tree of tubes; without unit.
-
-    Long for its width: its volume over the cube of its largest inscribed radius is some four for a ball, and pi times
-    length over radius for a tube. And a tube along its middle: the response there at the width that the structure has
-    is near that of an ideal tube of its contrast; sheets, such as the rim of a bone, have none.
-    """
-    depth = depth_within(component, grid.spacing)
-    largest = float(depth.max())
-    if largest < tubes.radii[0]:
-        return 0.0
-    ridge = component & (depth >= 0.95 * ndimage.maximum_filter(depth, 3)) & (depth >= 0.25 * largest)
-    matched = tubes.at_width(ridge, depth[ridge])
-    volume = float(component.sum() * np.prod(grid.spacing))
-    return volume / largest**3 * float(np.clip(matched / contrast, 0.0, 1.0).mean())
+    return without_bone(above, component, brighter, connected, is_vessel)
 
 
 def _follow_bias(
@@ -310,12 +334,25 @@ def _follow_bias(
         )
     if component is None:
         component = candidate.component
-    component = ndimage.binary_fill_holes(component)
+    upper = (blood + settings.bone_excess * span).astype(np.float32)
+    parted = _apart_from_bone(
+        above,
+        component,
+        values >= upper,
+        candidate.tissue,
+        partial(_connected, score=candidate.component.astype(np.float32), grid=grid, seed=seed, settings=settings),
+        tubes,
+        grid,
+    )
+    component = ndimage.binary_fill_holes(parted.component) & ~parted.brighter
     return _Followed(
         component,
         values,
         half,
         span.astype(np.float32),
+        upper,
+        parted.brighter,
+        parted.rims,
         float(np.median(blood[component])),
         float(np.median(tissue[component])),
     )
