@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def kept(folder: Path | None, name: str, work: Callable[[], dict[str, Any]]) -> 
     """The result of ``work``: from the folder where it was kept by the same code, or made now and kept there."""
     if folder is None:
         return work()
-    file = folder / _code() / f"{name}.json"
+    file = folder / CODE / f"{name}.json"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         found = work()
@@ -33,9 +34,12 @@ def kept(folder: Path | None, name: str, work: Callable[[], dict[str, Any]]) -> 
 
 def _code() -> str:
     """Which code measures, and is measured: a result of another is another result."""
-    files = [*(ROOT / "meshes").glob("*.py"), *(ROOT / "benchmarks").glob("*meshes*.py")]
-    files += [ROOT / "benchmarks" / "analytic_vessels.py", *(ROOT / "surgical_twin").glob("plan*.py")]
+    files = [*(ROOT / "meshes").glob("*.py"), *(ROOT / "surgical_twin").glob("plan*.py"), Path(sys.argv[0])]
+    files += [ROOT / "benchmarks" / f"{name}.py" for name in ("analytic_vessels", "meshes_truth", "meshes_peers")]
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
+
+
+CODE = _code()

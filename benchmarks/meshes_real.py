@@ -17,6 +17,7 @@ import numpy as np
 import pyvista as pv
 import SimpleITK as sitk
 from meshes_figure import ROOT, figure, kept
+from meshes_truth import samples
 from rich.console import Console
 from scipy import ndimage
 from scipy.spatial import cKDTree
@@ -163,7 +164,7 @@ def given() -> dict[str, dict[str, object]]:
         if path.suffix == ".vtp":
             surface = pv.read(path).extract_largest().triangulate()
             scale = MM_PER[unit]
-            theirs = np.asarray(surface.subdivide(1, "linear").points, float) * scale
+            theirs = samples(np.asarray(surface.points, float) * scale, surface.faces.reshape(-1, 4)[:, 1:], 2)
             # A surface has no voxels to count: its volume instead.
             volume = float((ours.values < 0).sum() * np.prod(ours.spacing))
             off = 100.0 * abs(volume / (surface.volume * scale**3) - 1.0)

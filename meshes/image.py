@@ -9,12 +9,13 @@ import SimpleITK as sitk
 
 from meshes.dicom import is_dicom, read_dicom
 from meshes.errors import InputError
+from meshes.nifti import not_finite
 
 SMALLEST_EXTENT_MM, LARGEST_EXTENT_MM = 5.0, 4000.0
 """An image whose longest side is shorter or longer is not in mm."""
 
-FINEST_MM = 0.04
-"""Voxels finer than this come from no scanner that a patient lies in."""
+FINEST_MM = 0.1
+"""Voxels finer than this hardly come from a scanner that a patient lies in."""
 
 MOST_LABELS, LARGEST_LABEL = 64, 255
 """An image of whole numbers from 0 on with no more values than this, most of it 0, is a label map."""
@@ -64,6 +65,9 @@ def read_volume(path: Path, *, series: str | None = None) -> Volume:
             raise InputError(
                 f"{path} cannot be read as an image ({reason}); give NIfTI, NRRD, MHA or DICOM."
             ) from error
+        if count := not_finite(path):
+            # The reader has made them 0.
+            raise _not_finite(str(path), count)
     image, more = _three_dimensional(image)
     check_volume(image, str(path))
     return Volume(image, (*notes, *more, *_doubts(image)))
@@ -91,9 +95,7 @@ def check_volume(image: sitk.Image, name: str) -> sitk.Image:
         raise InputError(f"{name} has complex voxels; a real image is needed: take the magnitude.")
     values = sitk.GetArrayViewFromImage(image)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise InputError(
-            f"{name} has {int((~np.isfinite(values)).sum())} voxels that are not finite; repair them first."
-        )
+        raise _not_finite(name, int((~np.isfinite(values)).sum()))
     if values.min() == values.max():
         raise InputError(f"{name} has the same value ({values.min()}) in every voxel; there is nothing to see in it.")
     extent = [count * step for count, step in zip(image.GetSize(), image.GetSpacing(), strict=True)]
@@ -103,6 +105,10 @@ def check_volume(image: sitk.Image, name: str) -> sitk.Image:
             f"{name} would be {across} mm across; its spacing is not in mm (in metres or micrometres?): set it right."
         )
     return image
+
+
+def _not_finite(name: str, count: int) -> InputError:
+    return InputError(f"{name} has {count} voxels that are not finite; repair them first.")
 
 
 def is_label_map(image: sitk.Image) -> bool:
@@ -128,7 +134,7 @@ def _doubts(image: sitk.Image) -> tuple[str, ...]:
     finest = min(image.GetSpacing())
     if finest < FINEST_MM:
         return (
-            f"Voxels of {finest:.3g} mm are finer than a scanner for patients makes them: if the spacing is in "
+            f"Voxels of {finest:.3g} mm are finer than most scanners for patients make them: if the spacing is in "
             "cm, set it "
             f"right.",
         )

@@ -11,6 +11,9 @@ from meshes.errors import InputError
 Mask = npt.NDArray[np.bool_]
 Array = npt.NDArray[np.float64]
 
+LEAST_RANGE, USUAL_RANGE = 50.0, 2000.0
+"""An image whose grey values reach over less than the first is looked at as if they reached over the second, a CT's."""
+
 
 @dataclass(frozen=True)
 class SegmentationSettings:
@@ -76,6 +79,10 @@ def tube_responses(image: sitk.Image, settings: SegmentationSettings) -> TubeRes
     sample = sitk.GetArrayViewFromImage(floating)[::2, ::2, ::2]
     low, high = np.quantile(sample, [0.02, 0.9995])
     floating = sitk.Clamp(floating, sitk.sitkFloat32, float(low), float(high))
+    # Objectness takes a structure of a few grey values for noise: an image from 0 to 1 has a thousand times fewer.
+    scale = USUAL_RANGE / float(high - low) if 0.0 < high - low < LEAST_RANGE else 1.0
+    if scale != 1.0:
+        floating = floating * scale
     ratio = settings.largest_radius / settings.smallest_radius
     radii, responses = [], []
     for number in range(settings.scales):
@@ -92,7 +99,7 @@ def tube_responses(image: sitk.Image, settings: SegmentationSettings) -> TubeRes
         response = sitk.ObjectnessMeasure(
             smooth, alpha=0.5, beta=0.5, gamma=5.0, scaleObjectnessMeasure=True, objectDimension=1, brightObject=True
         )
-        response = sitk.Cast(response, sitk.sitkFloat32) * float(3.0 * sigma**2)
+        response = sitk.Cast(response, sitk.sitkFloat32) * float(3.0 * sigma**2 / scale)
         if max(factors) > 1:
             response = sitk.Resample(response, floating, sitk.Transform(), sitk.sitkLinear, 0.0)
         radii.append(float(radius))

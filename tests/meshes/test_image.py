@@ -92,3 +92,14 @@ def test_a_grid_keeps_its_values_when_the_image_is_gone():
     assert len(other) == 4
     assert (grid.values == 7.0).all()
     assert grid.values.flags.owndata
+
+
+def test_voxels_that_are_not_finite_are_named_in_every_format(tmp_path):
+    """ITK's NIfTI reader makes them 0 and says nothing."""
+    values = np.random.default_rng(0).normal(size=(8, 9, 10))
+    values[2, 3, 4], values[5, 5, 5] = np.nan, np.inf
+    for kind in (np.float32, np.float64):
+        for name in ("a.nrrd", "a.nii", "a.nii.gz", "a.mha"):
+            sitk.WriteImage(sitk.GetImageFromArray(values.astype(kind)), str(tmp_path / name))
+            with pytest.raises(InputError, match="2 voxels that are not finite"):
+                read_image(tmp_path / name)

@@ -61,6 +61,13 @@ def test_noise_holds_no_vessel():
         segment_lumen(sitk.GetImageFromArray(noise))
 
 
+@pytest.mark.parametrize("scale", [1 / 400.0, 100.0])
+def test_grey_values_may_have_any_scale(phantom, lumen, scale):
+    """Such as from 0 to 1, as after normalization."""
+    found = segment_lumen(sitk.Cast(phantom.image, sitk.sitkFloat32) * scale)
+    assert dice(mask(found.label), mask(lumen.label)) > 0.995
+
+
 @pytest.mark.parametrize("angle", [0.0, 0.5])
 def test_a_tube_has_its_radius_however_the_image_is_turned(analytic, angle):
     _, _, capsule = analytic
