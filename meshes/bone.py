@@ -62,8 +62,10 @@ def without_bone(
     box = _wider(side, RIM_VOXELS + 2)
     inner, bright, band = component[box], brighter[box], above[box]
     near = ndimage.binary_dilation(inner, CORNERS, iterations=RIM_VOXELS)
+    if not (near & bright).any():
+        return nothing
     parts, count = ndimage.label(bright, CORNERS)
-    sizes = np.bincount(parts.ravel(), minlength=count + 1)
+    sizes = np.bincount(parts[parts > 0], minlength=count + 1)
     touched = np.unique(parts[near & bright])
     boxes = ndimage.find_objects(parts)
     foreign = np.zeros(inner.shape, dtype=bool)

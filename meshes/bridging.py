@@ -64,7 +64,7 @@ def bridge_gaps(
     found: list[Gap] = []
     component = component.copy()
     parts, count = ndimage.label(bright & ~component)
-    volumes = np.bincount(parts.ravel(), minlength=count + 1) * float(np.prod(grid.spacing))
+    volumes = np.bincount(parts[parts > 0], minlength=count + 1) * float(np.prod(grid.spacing))
     boxes = ndimage.find_objects(parts)
     # Nothing smaller than this can be a vessel of the length asked for, one voxel wide.
     least = LEAST_LENGTH_RADII * np.pi * float(grid.spacing.max()) ** 3
