@@ -206,22 +206,24 @@ void pressure_slopes(const Cells *cells, int64_t begin, int64_t end, const doubl
     }
 }
 
-/* Added to tested (n): (min(tau / rho, limit) (grad p - pi(grad p)), grad q). */
+/* later (m, DIM): the pressure's subscales at the step's end, w; added to tested (n): (w, grad q). With rate = 1 / dt:
+   (rate + 1 / tau) w = rate w_now + (grad p - pi(grad p)) / rho. */
 void pressure_subscales(const Cells *cells, int64_t begin, int64_t end, const double *pressure, const double *projected,
-                        const Stored *tau, double density, double limit, double *tested) {
+                        const Stored *tau, double density, double rate, const Stored (*now)[DIM], Stored (*later)[DIM],
+                        double *tested) {
     for (int64_t e = begin; e < end; ++e) {
         const Stored (*g)[DIM] = cells->gradients[e];
-        Lanes p[CORNERS], rough[DIM], pi[CORNERS][DIM], smooth[DIM], weight = tau[e] * (1.0 / density);
+        const Lanes keeps = 1.0 / (rate + 1.0 / tau[e]);
+        Lanes p[CORNERS], rough[DIM], pi[CORNERS][DIM], smooth[DIM];
         gather_scalar(cells->nodes[e], pressure, p);
         slope_of_scalar(g, p, rough);
         gather(cells->nodes[e], projected, pi);
         mean(pi, smooth);
-        FOR(w, LANES) weight[w] = weight[w] < limit ? weight[w] : limit;
-        weight *= cells->volumes[e];
+        FOR(k, DIM) later[e][k] = keeps * (rate * now[e][k] + (1.0 / density) * (rough[k] - smooth[k]));
         FOR(a, CORNERS) {
             Lanes gain = {0};
-            FOR(k, DIM) gain += g[a][k] * (rough[k] - smooth[k]);
-            gain *= weight;
+            FOR(k, DIM) gain += g[a][k] * later[e][k];
+            gain *= cells->volumes[e];
             FOR(w, LANES) tested[cells->nodes[e][a][w]] += gain[w];
         }
     }

@@ -174,18 +174,29 @@ class LinearCells:
         )  # fmt: skip
         return values, load, float(rate) * bdf.length
 
-    def pressure_subscale(self, pressure: Array, limit: float) -> Array:
-        """(n,) (tau_p (grad p - pi(grad p)), grad q), tau_p = min(tau / rho, limit) with the last `equation`'s tau."""
+    def no_subscale(self) -> Array:
+        """The pressure's subscales of a flow at rest, m/s: (blocks, d, LANES)."""
+        return np.zeros((len(self._arrays[0]), *self._arrays[1].shape[2:]))
+
+    def pressure_subscale(self, pressure: Array, now: Array, length: float) -> tuple[Array, Array]:
+        """The pressure's subscales w at the end of a step, and (n,) (w, grad q), m^3/s.
+
+        Args:
+            pressure: (n,) Pa.
+            now: w at the step's beginning.
+            length: of the step, s. The time tau is that of the last `equation`.
+        """
         cells, lib = ctypes.byref(self._cells), self._library
         pressure = np.ascontiguousarray(pressure, dtype=float)
         projected = np.zeros((len(pressure), self._arrays[1].shape[2]))
         lib.pressure_slopes(cells, self._begin, self._end, _at(pressure), _at(projected))
         self._sum(projected)
         projected /= self._volume[:, None]
-        tested = np.zeros(len(pressure))
+        tested, later = np.zeros(len(pressure)), np.zeros_like(now)
         lib.pressure_subscales(
             cells, self._begin, self._end, _at(pressure), _at(projected), _at(self._tau),
-            ctypes.c_double(self._density), ctypes.c_double(limit), _at(tested),
+            ctypes.c_double(self._density), ctypes.c_double(1.0 / length), _at(now), _at(later), _at(tested),
         )  # fmt: skip
         self._sum(tested)
-        return tested
+        self._sum(later)
+        return later, tested

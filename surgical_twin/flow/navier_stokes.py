@@ -79,6 +79,7 @@ _STATE = (
     "pressure",
     "increment",
     "increment_before",
+    "pressure_subscale",
     "port_flow",
     "port_pressure",
 )
@@ -96,6 +97,7 @@ class _Part:
     acceleration: Array
     pressure: Array
     increment: Array
+    pressure_subscale: Array
     bed_state: Array
     open_flow: Array
     cfl: float
@@ -195,6 +197,8 @@ class NavierStokes:
         ]
         self.pressure = self._projection.responses @ np.array(start)
         self.increment, self.increment_before = np.zeros_like(self.pressure), np.zeros_like(self.pressure)
+        linear = self._momentum.linear
+        self.pressure_subscale = np.empty(0) if linear is None else linear.no_subscale()
         self.port_flow = np.zeros(len(domain.ports))
         self.port_pressure = self._mean_pressure()
         self.max_cfl = 0.0
@@ -309,6 +313,7 @@ class NavierStokes:
     def _commit(self, part: _Part, length: float) -> None:
         self.velocity_before, self.velocity = self.velocity, part.velocity
         self.increment_before, self.increment = self.increment, part.increment
+        self.pressure_subscale = part.pressure_subscale
         self.beds.before, self.beds.now = self.beds.now, part.bed_state
         self.pressure, self.acceleration = part.pressure, part.acceleration
         self.time += length
@@ -335,8 +340,10 @@ class NavierStokes:
         guess = self._momentum.solve(self.velocity, self.velocity_before, driving, boundary, bdf, time)
         alpha = 1.0 / (bdf.rates[0] * self.density)
         linear = self._momentum.linear
-        subscale = None if linear is None else linear.pressure_subscale(self.pressure, alpha)
-        projected = self._projection.solve(guess.velocity, boundary, self.pressure, subscale, self.beds, bdf, time)
+        subscale, tested = self.pressure_subscale, None
+        if linear is not None:
+            subscale, tested = linear.pressure_subscale(self.pressure, subscale, length)
+        projected = self._projection.solve(guess.velocity, boundary, self.pressure, tested, self.beds, bdf, time)
         increment = alpha * (projected.pressure - self.pressure)
         velocity = guess.velocity
         if order == 1:
@@ -348,6 +355,7 @@ class NavierStokes:
             acceleration=bdf.rates[0] * velocity + bdf.known(self.velocity, self.velocity_before),
             pressure=projected.pressure,
             increment=increment,
+            pressure_subscale=subscale,
             bed_state=projected.bed_state,
             open_flow=projected.open_flow,
             cfl=guess.cfl,

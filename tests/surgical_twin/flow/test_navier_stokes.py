@@ -52,6 +52,25 @@ def test_poiseuille_flow_is_met_to_second_order(tube):
     assert np.log2(error[0] / error[1]) > 1.4
 
 
+def test_the_time_step_does_not_change_a_steady_flow(tube_parts):
+    """A stenosis of two thirds of the area: its drop with steps fifty times shorter, begun from the steady state."""
+    mesh, ports = tube_parts
+    points, cells, triangles, tags = mesh(RADIUS, LENGTH, 4, 20)
+    points[:, :2] *= 1 - 0.42 * np.exp(-(((points[:, 2] - 8e-3) / 3e-3) ** 2))[:, None]
+    domain = FlowDomain.build(points, cells, triangles, tags, ports(RADIUS, LENGTH))
+    flow = 8e-6
+    long = NavierStokes(domain, inflow=constant(flow), outlets=bed(flow), time_step=0.01)
+    for _ in range(70):
+        long.step()
+    short = NavierStokes(domain, inflow=constant(flow), outlets=bed(flow), time_step=0.0002, ramp=False)
+    short.start(long.velocity, long.velocity, long.pressure)
+    for _ in range(120):
+        short.step()
+    drops = [solver.port_pressure[0] - solver.port_pressure[1] for solver in (long, short)]
+    assert drops[0] > 100.0
+    assert drops[1] == pytest.approx(drops[0], rel=0.005)
+
+
 def test_flow_in_equals_flow_out_to_rounding(tube):
     solver = steady(tube(), 5e-6, steps=20)
     assert solver.mass_error < 1e-9
