@@ -152,6 +152,9 @@ def cylinder_channel(
     circle = center + radius * np.column_stack([np.cos(angle), np.sin(angle)])
     steps = (np.exp(grading * np.linspace(0, 1, layers + 1)) - 1) / (np.exp(grading) - 1)
     points = [circle + step * (border - circle) for step in steps]
+    # How far each node is from the axis, in edges: the same above and below.
+    away = np.abs((np.arange(around) - side // 2 + around // 2) % around - around // 2)
+    folds = [away] * (layers + 1)
     index = np.arange(around * (layers + 1)).reshape(layers + 1, around)
     quads = []
     for layer in range(layers):
@@ -168,6 +171,7 @@ def cylinder_channel(
     count, previous = around * (layers + 1), right
     for x in columns:
         points.append(np.column_stack([np.full(side + 1, x), heights]))
+        folds.append(np.abs(np.arange(side + 1) - side // 2))
         new = count + np.arange(side + 1)
         quads.append(np.column_stack([previous[:-1], new[:-1], new[1:], previous[1:]]))
         count, previous = count + side + 1, new
@@ -178,15 +182,21 @@ def cylinder_channel(
         previous = left[::-1]
         for x in -upstream * np.arange(1, before + 1) / before:
             points.append(np.column_stack([np.full(side + 1, x), heights]))
+            folds.append(np.abs(np.arange(side + 1) - side // 2))
             new = count + np.arange(side + 1)
             quads.append(np.column_stack([new[:-1], previous[:-1], previous[1:], new[1:]]))
             count, previous = count + side + 1, new
     nodes = np.concatenate(points)
     quad = np.concatenate(quads)
-    # Each quadrilateral by its shorter diagonal.
+    # Numbered from the axis outwards: what goes by the numbers, here and in `extruded`, is then the same above and
+    # below, where a mesh that is not would have a lift of its own.
+    numbers = np.argsort(np.concatenate(folds), kind="stable")
+    nodes, quad = nodes[numbers], np.argsort(numbers)[quad]
+    # Each quadrilateral by its shorter diagonal, by that of its first node where they are alike.
     one = np.linalg.norm(nodes[quad[:, 0]] - nodes[quad[:, 2]], axis=1)
     two = np.linalg.norm(nodes[quad[:, 1]] - nodes[quad[:, 3]], axis=1)
-    swap = two < one
+    alike = np.abs(one - two) < 1e-3 * one
+    swap = np.where(alike, np.argmin(quad, axis=1) % 2 == 1, two < one)
     quad[swap] = np.roll(quad[swap], 1, axis=1)
     triangles = np.concatenate([quad[:, [0, 1, 2]], quad[:, [0, 2, 3]]])
     nodes[:, 0] += upstream
@@ -243,11 +253,12 @@ def read_svfsi(folder: Path) -> FlowDomain:
     return FlowDomain.build(points, oriented(points, cells), facets, tags, ports)
 
 
-def nozzle(inner: int = 7, outer: int = 13) -> FlowDomain:
+def nozzle(inner: int = 7, outer: int = 13, grading: float = 1.5) -> FlowDomain:
     """FDA's nozzle (Stewart et al., Cardiovasc. Eng. Technol. 3 (2012) 139-160), z = 0 at the sudden expansion, m.
 
     Inlet 12 mm wide, a cone of 20 degrees, a throat of 4 mm and 40 mm length, then 12 mm again. Rings up to ``inner``
-    go all the way through; those up to ``outer`` begin at the expansion.
+    go all the way through, closer to each other towards the wall by the power ``grading``, where the layer is that the
+    jet is made of; those up to ``outer`` begin at the expansion.
     """
     cone = 4e-3 / np.tan(np.radians(10.0))
     flat, triangles = disk(outer)
@@ -266,11 +277,12 @@ def nozzle(inner: int = 7, outer: int = 13) -> FlowDomain:
     behind = 0.12 * (0.45 * growth + 0.55 * growth**2)
     beyond = (ring - inner) / (outer - inner)
     # Finest in the jet's shear layer; each ring's polygon has its circle's area.
-    radii = np.where(ring <= inner, 2e-3 * ring / inner, 2e-3 + 4e-3 * (0.4 * beyond + 0.6 * beyond**2))
+    share = 1.0 - (1.0 - np.minimum(ring / inner, 1.0)) ** grading
+    radii = np.where(ring <= inner, 2e-3 * share, 2e-3 + 4e-3 * (0.4 * beyond + 0.6 * beyond**2))
     sides = 6.0 * np.maximum(ring, 1)
     swell = np.sqrt(2 * np.pi / (sides * np.sin(2 * np.pi / sides)))
     direction = direction * swell[:, None]
-    first, first_cells = extruded(direction[:within] * (ring[:within] / inner)[:, None], core, before)
+    first, first_cells = extruded(direction[:within] * share[:within, None], core, before)
     bore = np.interp(first[:, 2], [-0.12, -0.04 - cone, -0.04, 0.0], [6e-3, 6e-3, 2e-3, 2e-3])
     first[:, :2] *= bore[:, None]
     second, second_cells = extruded(direction * radii[:, None], triangles, behind)
