@@ -7,7 +7,7 @@ are the library's (https://mcap.dev/spec).
 
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from io import BytesIO
 from typing import BinaryIO, NamedTuple
 
@@ -27,6 +27,8 @@ from mcap.records import (
     Statistics,
     SummaryOffset,
 )
+
+from streams.packed_records import PackedRecords
 
 MAGIC = b"\x89MCAP0\r\n"
 COMPRESSION = "lz4"
@@ -70,9 +72,7 @@ class McapWriter:
         """of all before the summary; None where some of it was not written here"""
         self._schemas: list[Schema] = []
         self._channels: list[Channel] = []
-        self._chunks: list[ChunkIndex] = []
-        self._metadata: list[MetadataIndex] = []
-        self._counts: dict[int, int] = {}
+        self._begin_index()
         self._parts: list[bytes] = []
         """the records of the chunk that is open"""
         self._length = 0
@@ -102,10 +102,19 @@ class McapWriter:
             Channel(number, topic, encoding, dict(metadata), schema)
             for number, (topic, encoding, schema, metadata) in enumerate(tables.channels, start=1)
         ]
-        writer._chunks, writer._metadata, writer._counts = [], [], {}
+        writer._begin_index()
         writer._parts, writer._length = [], 0
         writer._entries = {channel.id: [] for channel in writer._channels}
         return writer
+
+    def _begin_index(self) -> None:
+        """Forget what the summary is to say of chunks and metadata."""
+        self._chunks = PackedRecords()
+        """indexes of the chunks, encoded: of a session of hours there are some hundred thousand"""
+        self._earliest, self._latest = 2**64 - 1, 0
+        """log times of all messages"""
+        self._metadata: list[MetadataIndex] = []
+        self._counts: dict[int, int] = {}
 
     @property
     def offset(self) -> int:
@@ -170,7 +179,6 @@ class McapWriter:
             self._index_anew()
         self._write(_record(DataEnd(self._crc or 0)))  # 0 says that there is none
         begin = self._offset
-        times = [(chunk.message_start_time, chunk.message_end_time) for chunk in self._chunks]
         statistics = Statistics(
             attachment_count=0,
             channel_count=len(self._channels),
@@ -178,29 +186,32 @@ class McapWriter:
             chunk_count=len(self._chunks),
             message_count=sum(self._counts.values()),
             metadata_count=len(self._metadata),
-            message_start_time=min((start for start, _ in times), default=0),
-            message_end_time=max((end for _, end in times), default=0),
+            message_start_time=self._earliest if self._chunks else 0,
+            message_end_time=self._latest,
             schema_count=len(self._schemas),
         )
-        groups: list[tuple[Opcode, list[McapRecord]]] = [
-            (Opcode.SCHEMA, list(self._schemas)),
-            (Opcode.CHANNEL, list(self._channels)),
-            (Opcode.STATISTICS, [statistics]),
-            (Opcode.CHUNK_INDEX, list(self._chunks)),
-            (Opcode.METADATA_INDEX, list(self._metadata)),
+        groups: list[tuple[Opcode, Iterable[bytes]]] = [
+            (Opcode.SCHEMA, map(_record, self._schemas)),
+            (Opcode.CHANNEL, map(_record, self._channels)),
+            (Opcode.STATISTICS, [_record(statistics)]),
+            (Opcode.CHUNK_INDEX, self._chunks.blocks()),
+            (Opcode.METADATA_INDEX, map(_record, self._metadata)),
         ]
-        summary, offsets = b"", b""
-        for opcode, records in groups:
-            group = b"".join(_record(record) for record in records)
-            if group:
-                place = SummaryOffset(group_opcode=opcode, group_start=begin + len(summary), group_length=len(group))
+        self._crc = 0  # from here on of the summary
+        offsets = b""
+        for opcode, parts in groups:
+            group_begin = self._offset
+            for part in parts:
+                self._write(part)
+            if self._offset > group_begin:
+                place = SummaryOffset(
+                    group_opcode=opcode, group_start=group_begin, group_length=self._offset - group_begin
+                )
                 offsets += _record(place)
-            summary += group
-        offsets_begin = begin + len(summary)
-        summary += offsets
+        offsets_begin = self._offset
+        self._write(offsets)
         head = _footer_head.pack(Opcode.FOOTER, 20, begin, offsets_begin)
-        self._write(summary)
-        self._write(_record(Footer(begin, offsets_begin, zlib.crc32(head, zlib.crc32(summary)))))
+        self._write(_record(Footer(begin, offsets_begin, zlib.crc32(head, self._crc))))
         self._write(MAGIC)
         self._stream.flush()
 
@@ -217,24 +228,35 @@ class McapWriter:
     def _index_anew(self) -> None:
         """Find all chunks and metadata of a file of which a part was not written here."""
         self._stream.flush()
-        self._chunks, self._metadata, self._counts = [], [], {}
+        self._begin_index()
+        chunk: ChunkIndex | None = None
         at = len(MAGIC)
         while at < self._offset:
             self._stream.seek(at)
             opcode, length = _head.unpack(self._stream.read(_head.size))
-            if opcode == Opcode.CHUNK:
-                self._chunks.append(self._chunk_at(at, _head.size + length))
-            elif opcode == Opcode.MESSAGE_INDEX:
+            if opcode == Opcode.MESSAGE_INDEX and chunk is not None:
                 channel, size = _index_head.unpack(self._stream.read(_index_head.size))
-                chunk = self._chunks[-1]
                 chunk.message_index_offsets[channel] = at
                 chunk.message_index_length += _head.size + length
                 self._counts[channel] = self._counts.get(channel, 0) + size // 16
+            elif opcode != Opcode.MESSAGE_INDEX and chunk is not None:
+                self._index(chunk)
+                chunk = None
+            if opcode == Opcode.CHUNK:
+                chunk = self._chunk_at(at, _head.size + length)
             elif opcode == Opcode.METADATA:
                 name = Metadata.read(ReadDataStream(BytesIO(self._stream.read(length)))).name
                 self._metadata.append(MetadataIndex(offset=at, length=_head.size + length, name=name))
             at += _head.size + length
+        if chunk is not None:
+            self._index(chunk)
         self._stream.seek(self._offset)
+
+    def _index(self, chunk: ChunkIndex) -> None:
+        """Keep what the summary is to say of a chunk."""
+        self._chunks.add(_record(chunk))
+        self._earliest = min(self._earliest, chunk.message_start_time)
+        self._latest = max(self._latest, chunk.message_end_time)
 
     def _chunk_at(self, at: int, length: int) -> ChunkIndex:
         """The index of a chunk record whose head has just been read, yet without its messages'."""
@@ -291,7 +313,7 @@ class McapWriter:
             at += len(indexes[-1])
             self._counts[channel] = self._counts.get(channel, 0) + len(found) // 2
         self._write(b"".join(indexes))
-        self._chunks.append(
+        self._index(
             ChunkIndex(
                 message_start_time=first,
                 message_end_time=last,

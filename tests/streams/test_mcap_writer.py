@@ -1,5 +1,6 @@
 """Files as the format's own library reads them, and as it would have written them."""
 
+import tracemalloc
 from io import BytesIO
 
 from hypothesis import given, settings
@@ -10,6 +11,8 @@ from mcap.stream_reader import StreamReader
 from mcap.writer import CompressionType, Writer
 
 from streams.mcap_writer import McapWriter
+
+EPOCH = 1_700_000_000_000_000_000
 
 messages = st.lists(
     st.tuples(
@@ -79,3 +82,33 @@ def test_the_library_finds_messages_by_their_time(items, begin, span):
     assert [message.log_time for _, _, message in found] == expected
     everything = NonSeekingReader(BytesIO(content), validate_crcs=True).iter_messages(log_time_order=False)
     assert [(m.channel_id, m.log_time, m.publish_time, m.sequence, m.data) for _, _, m in everything] == items
+
+
+def test_the_index_of_a_long_recording_takes_little_memory_until_it_is_written():
+    """Of an hour of an operating room, with a chunk each 40 ms and a dozen channels, less than 10 MB."""
+
+    class Nowhere:
+        def write(self, data):
+            return len(data)
+
+        def flush(self):
+            pass
+
+    writer = McapWriter(Nowhere(), chunk_bytes=1_000_000, profile="p", library="l")
+    channels = [writer.register_channel(f"c{number}", "msgpack", 0, {}) for number in range(12)]
+    chunks = 1500
+    tracemalloc.start()
+    for number in range(chunks):
+        at = EPOCH + 40_000_000 * number
+        for channel in channels:
+            writer.add_message(
+                channel, log_time=at + channel * 1_234_567, publish_time=at, sequence=number, data=b"abc"
+            )
+        writer.flush()
+    held, _ = tracemalloc.get_traced_memory()
+    writer.finish()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    an_hour = 3600 / 0.04 / chunks
+    assert held * an_hour < 10e6
+    assert most - held < 1e6  # nor when it is
