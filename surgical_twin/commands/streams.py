@@ -273,27 +273,91 @@ def play(
 
 
 def bridge(
-    protocol: Annotated[str, typer.Argument(help="igtl: OpenIGTLink, which 3D Slicer and PLUS speak.")],
-    listen: Annotated[str | None, typer.Option(help="Wait for peers: PORT or ADDRESS:PORT.")] = None,
+    protocol: Annotated[
+        str, typer.Argument(help="igtl: OpenIGTLink (3D Slicer, PLUS); sdc: IEEE 11073 SDC; lsl: Lab Streaming Layer.")
+    ],
+    listen: Annotated[str | None, typer.Option(help="igtl: wait for peers: PORT or ADDRESS:PORT.")] = None,
     connect: Annotated[
-        str | None, typer.Option(help="Connect to a peer, and again when it is lost: ADDRESS:PORT.")
+        str | None,
+        typer.Option(help="Connect, and again when it is lost: ADDRESS:PORT, or of sdc http(s)://ADDRESS:PORT/PATH."),
     ] = None,
     devices: DevicesAt = DEVICES,
     states: StatesAt = STATES,
-    coordinates: Annotated[str, typer.Option(help="What the peers' positions are: ras (3D Slicer) or lps.")] = "ras",
+    coordinates: Annotated[
+        str, typer.Option(help="igtl: what the peers' positions are: ras (3D Slicer) or lps.")
+    ] = "ras",
     case: Annotated[
-        Path | None, typer.Option(help="Send this case's surface, colored by pressure, as POLYDATA.")
+        Path | None, typer.Option(help="igtl: send this case's surface, colored by pressure, as POLYDATA.")
     ] = None,
+    stream: Annotated[list[str] | None, typer.Option(help="lsl: the name of a stream; may be repeated.")] = None,
+    port: Annotated[
+        list[str] | None, typer.Option(help="sdc, lsl: where a pressure is measured: SIGNAL=PORT of the case.")
+    ] = None,
+    tls: Annotated[Path | None, typer.Option(help="sdc: folder with cacert.pem, usercert.pem and userkey.pem.")] = None,
     keys: BridgeKeys = None,
     insecure: Insecure = False,
 ) -> None:
-    """Pass messages between the twin and programs that speak another protocol, both ways."""
+    """Pass messages between the twin and programs that speak another protocol."""
+    from streams.sockets import Publisher
+
+    of_igtl: dict[str, Any] = {"--listen": listen, "--case": case}
+    others: dict[str, Any] = {"--stream": stream, "--port": port, "--tls": tls}
+    foreign = {"igtl": others, "sdc": of_igtl | {"--stream": stream}, "lsl": of_igtl | {"--tls": tls}}
+    if protocol not in foreign:
+        raise InputError(f'"{protocol}" is no protocol that is bridged; igtl, sdc and lsl are.')
+    for option, given in foreign[protocol].items():
+        if given:
+            raise InputError(f"{option} says nothing to a bridge to {protocol}; leave it out.")
+    security = as_client(keys, BRIDGE)  # the protocols know none of our keys: --insecure may be about the peers alone
+    if protocol == "igtl":
+        _bridge_igtl(listen, connect, devices, states, coordinates, case, security, insecure)
+        return
+    ports = dict(_read_port(text) for text in port or ())
+    publisher = Publisher(devices, security=security, insecure=insecure)
+    try:
+        if protocol == "sdc":
+            from streams.sdc_bridge import SdcBridge
+
+            if connect is None:
+                raise InputError("a bridge to sdc needs --connect with the device's address, http(s)://HOST:PORT/PATH.")
+            bridged: Any = SdcBridge(connect, publisher, tls=tls, insecure=insecure, ports=ports)
+            where = f"device {connect}"
+        else:
+            from streams.lsl_bridge import LslBridge
+
+            if not insecure:
+                raise InputError(
+                    "Lab Streaming Layer is plain text, and finds its streams anywhere on the network; allow it with "
+                    "--insecure."
+                )
+            bridged = LslBridge(stream or (), publisher, ports=ports)
+            where = f"streams {', '.join(stream or ())}"
+        _run_bridge(bridged, where)
+    finally:
+        publisher.close()
+
+
+def _read_port(text: str) -> tuple[str, str]:
+    signal, mark, port = text.rpartition("=")
+    if not mark or not signal or not port:
+        raise InputError(f'--port "{text}" is not SIGNAL=PORT, as in art=inlet.')
+    return signal, port
+
+
+def _bridge_igtl(
+    listen: str | None,
+    connect: str | None,
+    devices: str,
+    states: str,
+    coordinates: str,
+    case: Path | None,
+    security: Any,
+    insecure: bool,
+) -> None:
     from streams.igtl_bridge import IgtlBridge
     from streams.sockets import Publisher, Subscriber
     from surgical_twin.igtl_surface import overlay_surface
 
-    if protocol != "igtl":
-        raise InputError(f'"{protocol}" is no protocol that is bridged; igtl is.')
     if (listen is None) == (connect is None):
         raise InputError("a bridge needs --listen or --connect, one of them.")
     if coordinates not in ("ras", "lps"):
@@ -301,23 +365,26 @@ def bridge(
     here = None if listen is None else _address(listen, "--listen", insecure=insecure)
     there = None if connect is None else _address(connect, "--connect", insecure=insecure)
     surface = None if case is None else overlay_surface(case)
-    security = as_client(keys, BRIDGE)  # OpenIGTLink itself knows no keys: --insecure may be about the peers alone
     publisher = Publisher(devices, security=security, insecure=insecure)
     subscriber = Subscriber(states, bind=False, topics=("twin",), security=security, insecure=insecure)
     try:
         bridged = IgtlBridge(
             devices=publisher, states=subscriber, listen=here, connect=there, ras=coordinates == "ras", surface=surface
         )
-        ends_with(bridged.stop)
-        where = f"listening at {here[0]}:{bridged.port}" if here is not None else f"peer {connect}"
-        out.print(where, highlight=False)
-        with err.status(where) as status:
-            counts = bridged.run(
-                lambda counts: status.update(", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
-            )
+        _run_bridge(bridged, f"listening at {here[0]}:{bridged.port}" if here is not None else f"peer {connect}")
     finally:
         publisher.close()
         subscriber.close()
+
+
+def _run_bridge(bridged: Any, where: str) -> None:
+    """Run a bridge until a person ends it, and say what it did."""
+    ends_with(bridged.stop)
+    out.print(where, highlight=False)
+    with err.status(where) as status:
+        counts = bridged.run(
+            lambda counts: status.update(", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
+        )
     for name, count in sorted(counts.items()):
         out.print(f"{name}: {count}", highlight=False)
 
