@@ -263,8 +263,8 @@ class PullSubscriber(Subscriber):
         """when the frames would have arrived, in their order; as they do where it is empty"""
         self.taken = 0
 
-    def _receive_plain(self, most: int) -> tuple[list[tuple[bytes, str | None]], bool]:
-        found = super()._receive_plain(most)
+    def _receive(self, most: int) -> Any:
+        found = super()._receive(most)
         self.taken += len(found[0])
         return found
 

@@ -8,7 +8,9 @@ to ZeroMQ's own events of a socket on either side.
 
 import ipaddress
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import repeat
 from urllib.parse import urlparse
 
 import msgspec
@@ -37,6 +39,9 @@ LINGER_MS = 500
 RECONNECT_MS = 50
 RECONNECT_MAX_MS = 1000
 
+
+_NOBLOCK = int(zmq.NOBLOCK)
+"""As a plain integer, which is taken faster than the enumeration's."""
 
 Security = ClientSecurity | ServerSecurity
 
@@ -311,43 +316,46 @@ class Subscriber(_Monitored):
         late by some 10 us at most. Each part of a message of several parts, which the protocol does not have, is a
         frame of its own and judged like any other.
         """
-        if not self._socket.poll(timeout_ms, zmq.POLLIN):
-            return []
         frames: list[Frame] = []
-        receive = self._receive_named if self._named else self._receive_plain
         while len(frames) < most:
-            taken, exhausted = receive(min(STAMPED_TOGETHER, most - len(frames)))
+            taken, senders, exhausted = self._receive(min(STAMPED_TOGETHER, most - len(frames)))
             stamp = self._clock()
-            frames += [Frame(stamp, data, sender) for data, sender in taken]
+            frames += map(Frame, repeat(stamp), taken, senders)
             if exhausted:
-                break
+                # Asked only where nothing is there: asking costs more than a frame.
+                if frames or not timeout_ms or not self._socket.poll(timeout_ms, zmq.POLLIN):
+                    break
+                timeout_ms = 0
         return frames
 
-    def _receive_plain(self, most: int) -> tuple[list[tuple[bytes, str | None]], bool]:
-        """Frames that are there, and whether these were all."""
-        taken: list[tuple[bytes, str | None]] = []
+    def _receive(self, most: int) -> tuple[list[bytes], Iterable[str | None], bool]:
+        """Frames that are there, who sent each, and whether these were all."""
+        if self._named:
+            return self._receive_named(most)
+        taken: list[bytes] = []
         receive = self._socket.recv
         try:
             for _ in range(most):
-                taken.append((receive(zmq.NOBLOCK), None))
+                taken.append(receive(_NOBLOCK))
         except zmq.Again:
-            return taken, True
-        return taken, False
+            return taken, repeat(None), True
+        return taken, repeat(None), False
 
-    def _receive_named(self, most: int) -> tuple[list[tuple[bytes, str | None]], bool]:
-        """As `_receive_plain`, with who sent each."""
-        taken: list[tuple[bytes, str | None]] = []
+    def _receive_named(self, most: int) -> tuple[list[bytes], Iterable[str | None], bool]:
+        taken: list[bytes] = []
+        senders: list[str | None] = []
         try:
             for _ in range(most):
-                part = self._socket.recv(zmq.NOBLOCK, copy=False)
+                part = self._socket.recv(_NOBLOCK, copy=False)
                 try:
                     sender = str(part.get("User-Id"))
                 except zmq.ZMQError:
                     sender = ""
-                taken.append((part.bytes, sender))
+                taken.append(part.bytes)
+                senders.append(sender)
         except zmq.Again:
-            return taken, True
-        return taken, False
+            return taken, senders, True
+        return taken, senders, False
 
     def close(self) -> None:
         """Close at once."""
