@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from streams_load import figure, free_endpoint, resident_mb
+from streams_traffic import figure, free_endpoint, resident_mb
 
 from streams.devices import FiducialTouches, PressureDevice, TrackerDevice, merge
 from streams.events import Event, Malformed

@@ -32,9 +32,18 @@ from streams.packed_records import PackedRecords
 
 MAGIC = b"\x89MCAP0\r\n"
 COMPRESSION = "lz4"
+LARGE = 65_536
+"""Bytes of a chunk from which on it is worth to leave it as it is where compression gains nothing: noisy images."""
+
+WORTH = 0.9
+"""Compression that leaves more than this share gains nothing."""
+
+LEFT_ALONE = 24
+"""Large chunks after such a one that are not even tried: a second of images."""
 
 _message = struct.Struct("<BQHIQQ")
-_chunk = struct.Struct("<BQQQQII3sQ")
+_chunk = struct.Struct("<BQQQQII")
+_length = struct.Struct("<Q")
 _index = struct.Struct("<BQHI")
 _head = struct.Struct("<BQ")
 _chunk_head = struct.Struct("<QQQII")
@@ -115,6 +124,8 @@ class McapWriter:
         """log times of all messages"""
         self._metadata: list[MetadataIndex] = []
         self._counts: dict[int, int] = {}
+        self._left_alone = 0
+        """large chunks yet to come that are not tried to be compressed"""
 
     @property
     def offset(self) -> int:
@@ -262,7 +273,7 @@ class McapWriter:
         """The index of a chunk record whose head has just been read, yet without its messages'."""
         first, last, size, _, name_length = _chunk_head.unpack(self._stream.read(_chunk_head.size))
         name = self._stream.read(name_length).decode()
-        (compressed,) = struct.unpack("<Q", self._stream.read(8))
+        (compressed,) = _length.unpack(self._stream.read(_length.size))
         return ChunkIndex(
             message_start_time=first,
             message_end_time=last,
@@ -275,6 +286,18 @@ class McapWriter:
             uncompressed_size=size,
         )
 
+    def _compressed(self, records: bytes) -> tuple[str, bytes]:
+        """The content of a chunk and how it is compressed; as it is where compression gains nothing."""
+        large = len(records) > LARGE
+        if large and self._left_alone:
+            self._left_alone -= 1
+            return "", records
+        data: bytes = lz4.frame.compress(records)
+        if large and len(data) > WORTH * len(records):
+            self._left_alone = LEFT_ALONE
+            return "", records
+        return COMPRESSION, data
+
     def _close_chunk(self) -> None:
         """Write the chunk that is open with the index of its messages, where it has any."""
         filled = [item for item in self._entries.items() if item[1]]
@@ -284,21 +307,13 @@ class McapWriter:
         records = b"".join(self._parts)
         self._parts, self._length = [], 0
         self._entries = {channel: [] for channel in self._entries}
-        data = lz4.frame.compress(records)
+        compression, data = self._compressed(records)
         first = min(min(found[::2]) for found in entries.values())
         last = max(max(found[::2]) for found in entries.values())
-        name = COMPRESSION.encode()
-        head = _chunk.pack(
-            Opcode.CHUNK,
-            _chunk.size - 9 + len(data),
-            first,
-            last,
-            len(records),
-            zlib.crc32(records),
-            len(name),
-            name,
-            len(data),
-        )
+        name = compression.encode()
+        size = _chunk.size - 9 + len(name) + _length.size + len(data)
+        head = _chunk.pack(Opcode.CHUNK, size, first, last, len(records), zlib.crc32(records), len(name))
+        head += name + _length.pack(len(data))
         begin = self._offset
         self._write(head)
         self._write(data)
@@ -321,7 +336,7 @@ class McapWriter:
                 chunk_length=index_begin - begin,
                 message_index_offsets=places,
                 message_index_length=self._offset - index_begin,
-                compression=COMPRESSION,
+                compression=compression,
                 compressed_size=len(data),
                 uncompressed_size=len(records),
             )

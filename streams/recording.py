@@ -92,10 +92,10 @@ def _unpacked(chunk: Chunk) -> bytes:
     Raises:
         CRCValidationError: they are not those that were written.
     """
-    if chunk.compression != "lz4":
+    if chunk.compression not in ("", "lz4"):
         content, length = get_chunk_data_stream(chunk, validate_crc=True)
         return bytes(content.read(length))
-    data: bytes = lz4.frame.decompress(chunk.data)
+    data: bytes = lz4.frame.decompress(chunk.data) if chunk.compression else chunk.data
     found = zlib.crc32(data)
     if chunk.uncompressed_crc not in (0, found):
         raise CRCValidationError(expected=chunk.uncompressed_crc, actual=found, record=chunk)

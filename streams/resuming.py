@@ -141,7 +141,7 @@ def _unpacked(chunk: bytes) -> _Records | None:
     _, _, _, checksum, name_length = _CHUNK_HEAD.unpack_from(chunk)
     begin = _CHUNK_HEAD.size + name_length + _LENGTH.size
     try:
-        data: bytes = lz4.frame.decompress(chunk[begin:])
+        data: bytes = lz4.frame.decompress(chunk[begin:]) if name_length else chunk[begin:]
     except RuntimeError:
         return None
     if zlib.crc32(data) != checksum:

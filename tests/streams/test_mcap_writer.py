@@ -3,6 +3,7 @@
 import tracemalloc
 from io import BytesIO
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcap.reader import NonSeekingReader, make_reader
@@ -112,3 +113,21 @@ def test_the_index_of_a_long_recording_takes_little_memory_until_it_is_written()
     an_hour = 3600 / 0.04 / chunks
     assert held * an_hour < 10e6
     assert most - held < 1e6  # nor when it is
+
+
+def test_large_chunks_that_do_not_compress_are_left_as_they_are_and_others_are_not():
+    rng = np.random.default_rng(3)
+    noise = [rng.bytes(100_000) for _ in range(4)]
+    items = [(1, number, number, number, data) for number, data in enumerate([*noise, b"0" * 100_000, *noise])]
+    content = ours(items, chunk_bytes=80_000)
+    reader = make_reader(BytesIO(content), validate_crcs=True)
+    chunks = reader.get_summary().chunk_indexes
+    assert {chunk.compression for chunk in chunks[:4]} == {""}
+    assert all(chunk.compressed_size == chunk.uncompressed_size for chunk in chunks[:4])
+    assert [message.data for _, _, message in reader.iter_messages()] == [data for *_, data in items]
+    zeros = ours([(1, 1, 1, 1, b"0" * 100_000)] * 3, chunk_bytes=80_000)
+    assert len(zeros) < 10_000
+    # After a second of images it is tried again.
+    changing = ours([(1, n, n, n, noise[0] if n == 0 else b"0" * 100_000) for n in range(40)], chunk_bytes=80_000)
+    kinds = [chunk.compression for chunk in make_reader(BytesIO(changing)).get_summary().chunk_indexes]
+    assert kinds == [""] * 25 + ["lz4"] * 15

@@ -1,5 +1,7 @@
 """A recording whose writer was cut off goes on in the same file: complete, in order, one chain, one index."""
 
+import random
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from mcap.reader import make_reader
 
 from streams.errors import InputError
 from streams.events import event_from_frame
-from streams.messages import Tick, Trigger
+from streams.messages import ImageFrame, Tick, Trigger
 from streams.recorder import RecordingWriter
 from streams.recording import RecordingScan, StateFrame, read_recording
 from streams.resuming import resume_recording
@@ -19,6 +21,10 @@ def event(number):
     # A channel that comes up only later, so that it is announced behind the mark.
     if number % 60 == 59:
         frame = pack(Trigger(stream="late/one", sequence=number, source_time_ns=number, kind="r_wave"))
+    if number % 30 == 17:  # in a chunk of its own kind: noise is not compressed
+        noise = random.Random(number).randbytes(70_000)
+        frame = pack(ImageFrame(stream="image", sequence=number, source_time_ns=number, device="d", width=280,
+                                height=250, pixel_format="mono8", data=noise))  # fmt: skip
     made = event_from_frame(number, 5000 + number, frame)
     return made.marked(late=True) if number % 50 == 3 else made
 
