@@ -132,6 +132,11 @@ class McapWriter:
         """The file's length so far, without the chunk that is open."""
         return self._offset
 
+    @property
+    def open_bytes(self) -> int:
+        """Length of the chunk that is open."""
+        return self._length
+
     def tables(self) -> McapTables:
         """The schemas and channels so far."""
         return McapTables(

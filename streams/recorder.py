@@ -40,6 +40,8 @@ LATE, SUPERSEDED, KIND = "late", "superseded", "kind"
 
 FLUSH_S = 0.04
 CHUNK_BYTES = 1_000_000
+SEALED_BYTES = 500_000
+"""A chunk that has become longer is sealed and closed, so that a file that is cut off is vouched for up to there."""
 
 QUEUE_BYTES = 512_000_000
 """What may wait for a disk that does not keep up; beyond it events are left out instead of filling the memory."""
@@ -189,6 +191,8 @@ class RecordingWriter:
         self._writer.add_message(
             number, log_time=log_time, publish_time=publish_time, sequence=sequence & 0xFFFFFFFF, data=data
         )
+        if self._writer.open_bytes > SEALED_BYTES:
+            self.flush()
 
     def flush(self) -> None:
         """Seal what has come, close its chunk, and hand it to the operating system."""

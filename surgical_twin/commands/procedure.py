@@ -193,6 +193,8 @@ def replay(
         verdict = "the replay was ended before the recording."
     elif not result.comparable:
         verdict = "its beginning was cut off, so they cannot be compared."
+    elif not result.recorded_states:
+        verdict = "there is nothing to compare them with."
     elif result.identical:
         verdict = "all are byte-identical."
     else:
