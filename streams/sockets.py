@@ -110,6 +110,10 @@ def open_socket(
     return socket
 
 
+NOT_LET_IN = "not let in"
+"""Reason of a refusal by the gatekeeper, which says the rest."""
+
+
 @dataclass
 class Monitor:
     """Counts what ZeroMQ says about a socket's connections.
@@ -147,11 +151,15 @@ class Monitor:
                 case zmq.EVENT_DISCONNECTED:
                     self.lost += 1
                 case zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                    self._refuse(f"not let in (status {event['value']})")
+                    self._refuse(f"{NOT_LET_IN} (status {event['value']})")
                 case zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
                     self._refuse("the other side speaks without keys, or with the wrong one of the twin")
                 case _:
                     self._refuse("the connection ended during the handshake")
+
+    def without_keys(self) -> Counter[str]:
+        """Of a socket with keys: handshakes that failed before the gatekeeper saw a key, by reason."""
+        return Counter({reason: count for reason, count in self.reasons.items() if not reason.startswith(NOT_LET_IN)})
 
     def _refuse(self, reason: str) -> None:
         self.refused += 1

@@ -34,6 +34,7 @@ from streams.messages import (
     TwinState,
 )
 from streams.recorder import Recorder
+from streams.refusals import RefusalWatch
 from streams.roles import STATES
 from streams.security import Refusal, ServerSecurity
 from streams.session_clock import now_ns
@@ -127,7 +128,6 @@ class LiveLoop:
         self.session = Session(model)
         self.seed = seed
         self.report = LiveReport()
-        self._security = security
         used = [endpoints.devices, endpoints.states, *([endpoints.commands] if endpoints.commands else [])]
         plain = security is None and not all(is_local(endpoint) for endpoint in used)
         if plain and insecure:
@@ -174,6 +174,10 @@ class LiveLoop:
         self._restarted_ns: int | None = None
         self._audit_log = None if audit_log is None else AuditWriter(audit_log)
         self._receiver = Receiver(self._subscriber, self._inbox)
+        monitors = [self._subscriber.monitor, self._publisher.monitor]
+        if self._commands is not None:
+            monitors.append(self._commands.monitor)
+        self._refusals = RefusalWatch(monitors, security, self._audit)
         if security is not None:
             security.gatekeeper.on_refusal = self._refused
         self._stopped = False
@@ -376,18 +380,10 @@ class LiveLoop:
         if self._restarted_ns is not None and now_ns - self._restarted_ns < RESTARTED_NS:
             flags += ("restarted",)
         counts = Counter(self._inbox.counts)
-        counts["refused_clients"] = self._refused_clients()
+        counts["refused_clients"] = self._refusals.count()
         report = self._intake.report(now_ns, flags=flags, counts=counts)
         if report is not None:
             self._take_own(report, receive_time_ns=now_ns)
-
-    def _refused_clients(self) -> int:
-        monitors = [self._subscriber.monitor, self._publisher.monitor]
-        if self._commands is not None:
-            monitors.append(self._commands.monitor)
-        for monitor in monitors:
-            monitor.look()
-        return sum(monitor.refused for monitor in monitors)
 
     def _take_device(self, event: Event) -> None:
         self._longest_wait_ns = max(self._longest_wait_ns, now_ns() - event.receive_time_ns)
@@ -454,11 +450,7 @@ class LiveLoop:
             **self._state.watch.totals(),
             **(intake.counters if intake is not None else {}),
         }
-        refused = self._refused_clients()
-        if self._security is not None:
-            self.report.refused_clients = dict(self._security.gatekeeper.refused)
-        elif refused:
-            self.report.refused_clients = {"handshake failed": refused}
+        self.report.refused_clients = self._refusals.close()
         self._desk.close()
         self._subscriber.close()
         self._publisher.close()

@@ -323,6 +323,7 @@ def test_with_keys_everything_works_and_roles_hold(tmp_path):
     assert stranger.refused()
     stranger.close()
     room.end()
+    assert any("handshake" in reason or "without keys" in reason for reason in room.loop.report.refused_clients)
     assert replay(read_recording(room.recording), case_without_flow()).identical
 
 
