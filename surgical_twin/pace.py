@@ -117,7 +117,7 @@ class Pace:
         while True:
             remaining = self._remaining(time_s)
             if self._read_keys is not None and (remaining > 0 or self.speed is not None or self.paused):
-                self._press(self._read_keys(min(remaining, LOOK_S)), time_s)
+                self._press(self._read_keys(max(0.0, min(remaining, LOOK_S))), time_s)
             elif remaining > 0:
                 time.sleep(remaining)
             if self.ended:

@@ -373,6 +373,8 @@ class Clock:
         return self.now
 
     def read(self, wait_s):
+        if wait_s < 0:
+            raise ValueError("no terminal waits for less than nothing")
         self.now += max(wait_s, 0.0005)
         due = [key for at, key in sorted(self.keys.items()) if at <= self.now]
         self.keys = {at: key for at, key in self.keys.items() if at > self.now}
@@ -389,6 +391,15 @@ def test_a_replay_takes_its_time(second, speed):
     result = replay(second, case_without_flow(), pace=Pace(speed, read_keys=clock.read, clock=clock))
     assert result.identical
     assert clock.now == pytest.approx(span(second) / speed, rel=0.25)
+
+
+def test_a_session_that_does_not_keep_up_with_the_pace_is_waited_for(second):
+    clock = Clock()
+
+    def slow(number, state):
+        clock.now += 0.05  # states come faster than this
+
+    assert replay(second, case_without_flow(), slow, Pace(1.0, read_keys=clock.read, clock=clock)).identical
 
 
 def test_what_was_before_goes_at_full_speed(second):
