@@ -47,6 +47,7 @@ from streams.recorder import Recorder, RecordingWriter
 from streams.recording import RecordingScan, StateFrame, read_recording
 from streams.session_clock import now_ns
 from streams.sockets import Subscriber
+from streams.standalone import TAKEN_TOGETHER
 from surgical_twin.live import Endpoints, LiveLoop
 
 console = Console(stderr=True)
@@ -198,7 +199,7 @@ def moved(seconds: float, kind: str) -> tuple[float, float]:
             intake, seen = Intake(), 0
             subscriber.arrivals = arrivals
             while seen < len(arrivals):
-                frames = subscriber.receive_frames(50, most=500)
+                frames = subscriber.receive_frames(50, most=TAKEN_TOGETHER)
                 size += sum([len(frame.data) for frame in frames])
                 seen += len(frames)
                 taken += len(intake.take_all(frames)) + len(intake.release(arrivals[seen - 1]))
@@ -273,7 +274,7 @@ def our_transform_rate(count: int) -> float:
         intake, taken = Intake(), 0
         begin = time.perf_counter()
         while taken < count:
-            taken += len(intake.take_all(subscriber.receive_frames(50, most=500)))
+            taken += len(intake.take_all(subscriber.receive_frames(50, most=TAKEN_TOGETHER)))
             taken += len(intake.release(now_ns() + 10**12))
         duration = time.perf_counter() - begin
         sender.wait()

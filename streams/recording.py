@@ -136,6 +136,12 @@ class RecordingScan:
     chained: bool = False
     head: str | None = None
     left_out: int = 0
+    _stream: BinaryIO | None = None
+
+    @property
+    def position(self) -> int:
+        """How far the file has been read while `entries` is gone through, in bytes."""
+        return 0 if self._stream is None else self._stream.tell()
 
     def entries(self) -> Iterator[Event | StateFrame]:
         """All events and states in the order they were written.
@@ -145,9 +151,12 @@ class RecordingScan:
         """
         try:
             with self.path.open("rb") as stream:
+                self._stream = stream
                 yield from self._entries(stream)
         except OSError as error:
             raise InputError(f"{self.path} cannot be read ({error.strerror}); check the path.") from error
+        finally:
+            self._stream = None
 
     def _entries(self, stream: BinaryIO) -> Iterator[Event | StateFrame]:
         channels: dict[int, EntryChannel] = {}
@@ -277,6 +286,88 @@ class Recording:
     """the last head of the chain of hashes, where the recording was closed"""
     chained: bool = False
 
+    def entries(self) -> Iterator[Event | StateFrame]:
+        """All states, and then all events."""
+        for number, frame in enumerate(self.states):
+            yield StateFrame(number, 0, frame)
+        yield from self.events
+
+
+class RecordingFile:
+    """A recording that is read while it is gone through, so that hours of images need no memory.
+
+    Attributes:
+        path: the file.
+        metadata: what the session ran on.
+        notes: what was wrong with the file, one sentence each; known, as all below, when `entries` has ended.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Look at a recording's beginning.
+
+        Raises:
+            InputError: there is no such file, or it is no recording of a session.
+        """
+        self.path = path
+        self.notes: tuple[str, ...] = ()
+        beginning = RecordingScan(path)
+        entries = beginning.entries()
+        next(entries, None)
+        entries.close()  # type: ignore[attr-defined]
+        self.metadata = beginning.metadata
+        self._size = max(1, path.stat().st_size)
+        self._scan = RecordingScan(path)
+
+    @property
+    def share(self) -> float:
+        """How much of the file has been read, 0 to 1."""
+        return self._scan.position / self._size
+
+    @property
+    def truncated(self) -> bool:
+        """Whether anything was wrong with the file."""
+        return bool(self.notes)
+
+    @property
+    def chain(self) -> ChainCheck:
+        """How far the entries are as they were written."""
+        return self._scan.chain
+
+    @property
+    def chained(self) -> bool:
+        """Whether the file has a chain of hashes at all."""
+        return self._scan.chained
+
+    def entries(self) -> Iterator[Event | StateFrame]:
+        """All events and states in the order they were written."""
+        self._scan = scan = RecordingScan(self.path)
+        events = states = first_ns = last_ns = 0
+        newest = -1
+        for item in scan.entries():
+            if isinstance(item, StateFrame):
+                states += 1
+            else:
+                events += 1
+                first_ns = first_ns or item.receive_time_ns
+                last_ns, newest = item.receive_time_ns, max(newest, item.index)
+            yield item
+        self.notes = _notes(scan, events, (last_ns - first_ns) * 1e-9, states, newest + 1 - events)
+
+
+def _notes(scan: RecordingScan, events: int, span_s: float, states: int, missing: int) -> tuple[str, ...]:
+    """What was wrong with a file that has been gone through, one sentence each."""
+    notes = []
+    if not scan.closed or scan.damage:
+        notes.append(
+            f"{scan.damage or 'it was never closed'}; {events} events over {span_s:.1f} s and {states} twin states "
+            f"were saved."
+        )
+    if missing > 0:
+        notes.append(f"{missing} events are missing from it.")
+    if scan.left_out:
+        notes.append(f"{scan.left_out} events and states were left out: the disk did not keep up.")
+    return tuple(notes)
+
 
 def read_recording(path: Path) -> Recording:
     """Read a recording; of one that was cut off or damaged, everything before the damage.
@@ -293,24 +384,15 @@ def read_recording(path: Path) -> Recording:
         else:
             events[item.index] = item
     ordered = [events[index] for index in sorted(events)]
-    notes = []
-    if not scan.closed or scan.damage:
-        span = (ordered[-1].receive_time_ns - ordered[0].receive_time_ns) * 1e-9 if ordered else 0.0
-        notes.append(
-            f"{scan.damage or 'it was never closed'}; {len(ordered)} events over {span:.1f} s and {len(states)} twin "
-            f"states were saved."
-        )
+    span_s = (ordered[-1].receive_time_ns - ordered[0].receive_time_ns) * 1e-9 if ordered else 0.0
     missing = (ordered[-1].index + 1 - len(ordered)) if ordered else 0
-    if missing:
-        notes.append(f"{missing} events are missing from it.")
-    if scan.left_out:
-        notes.append(f"{scan.left_out} events and states were left out: the disk did not keep up.")
+    notes = _notes(scan, len(ordered), span_s, len(states), missing)
     return Recording(
         scan.metadata,
         ordered,
         states,
         truncated=bool(notes),
-        notes=tuple(notes),
+        notes=notes,
         chain=scan.chain,
         head=scan.head,
         chained=scan.chained,

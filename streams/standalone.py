@@ -21,6 +21,9 @@ from streams.wire import pack
 
 log = logging.getLogger(__name__)
 
+TAKEN_TOGETHER = 64
+"""Frames taken from the socket at once: more of them would have left the processor's cache before they are decoded."""
+
 TICK_S = 0.1
 SAY_S = 0.5
 
@@ -57,7 +60,7 @@ class Receiver:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                frames = self._subscriber.receive_frames(timeout_ms=50, most=1000)
+                frames = self._subscriber.receive_frames(timeout_ms=50, most=TAKEN_TOGETHER)
             except zmq.ZMQError:
                 # The streams fall silent, and the state says so; the session goes on.
                 log.exception("nothing more can be received")

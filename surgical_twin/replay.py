@@ -1,13 +1,14 @@
 """Replay: a recording through the same session code, and the comparison with what was published then."""
 
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from streams.messages import TwinState
-from streams.recording import Recording, read_recording
+from streams.recording import Recording, RecordingFile, StateFrame, read_recording
 from streams.rewriting import BEGINS_LATER
 from streams.sockets import Publisher
 from streams.wire import pack
@@ -78,21 +79,80 @@ def open_recording(path: Path, case_folder: Path | None) -> tuple[Recording, Ses
         InputError: either cannot be read, or the case is not the recording's.
     """
     recording = read_recording(path)
-    folder = case_folder or Path(recording.metadata.get("case", ""))
-    if case_folder is None and not recording.metadata.get("case"):
+    return recording, _model(path, recording.metadata, case_folder)
+
+
+def open_file(path: Path, case_folder: Path | None) -> tuple[RecordingFile, SessionModel]:
+    """As `open_recording`, of a recording that is read while it is replayed."""
+    recording = RecordingFile(path)
+    return recording, _model(path, recording.metadata, case_folder)
+
+
+def _model(path: Path, metadata: dict[str, str], case_folder: Path | None) -> SessionModel:
+    if case_folder is None and not metadata.get("case"):
         raise InputError(f"{path} does not say which case it was recorded on; name it with --case.")
+    folder = case_folder or Path(metadata["case"])
     model = SessionModel.load(Case.open(folder))
-    recorded = recording.metadata.get("case_hash")
+    recorded = metadata.get("case_hash")
     if recorded and recorded != model.case_hash:
         raise InputError(
             f"{path} was recorded on another state of the case than {folder} now holds (its hash differs); "
             "name the right one with --case."
         )
-    return recording, model
+    return model
+
+
+MOST_UNCOMPARED = 10_000
+"""States kept until the recorded ones come; a file has these right behind their events, or has none."""
+
+
+@dataclass
+class _Comparison:
+    """Holds states that came out against those that were recorded, whichever is there first."""
+
+    active: bool
+    first_difference: int | None = None
+    first_event: int | None = None
+    made: int = 0
+    recorded: int = 0
+    _made: deque[tuple[int, bytes, int]] = field(default_factory=lambda: deque(maxlen=MOST_UNCOMPARED))
+    """number, frame, and the event after which it came"""
+    _recorded: deque[StateFrame] = field(default_factory=deque)
+
+    def add_recorded(self, state: StateFrame) -> None:
+        self.recorded += 1
+        if self.active:
+            self._recorded.append(state)
+            self._compare()
+
+    def add_made(self, state: TwinState, event: int) -> None:
+        if self.active:
+            self._made.append((self.made, pack(state), event))
+            self._compare()
+        self.made += 1
+
+    def end(self) -> None:
+        """Nothing more comes; more recorded states than came out are a difference."""
+        if self.active and self.first_difference is None and self._recorded:
+            self.first_difference = self.made
+
+    def _compare(self) -> None:
+        while self._made and self._recorded:
+            number, frame, event = self._made[0]
+            recorded = self._recorded[0]
+            if number <= recorded.number:
+                self._made.popleft()
+            if number >= recorded.number:
+                self._recorded.popleft()
+            if number == recorded.number and frame != recorded.frame:
+                self.first_difference, self.first_event = number, event
+                self.active = False
+                self._made.clear()
+                self._recorded.clear()
 
 
 def replay(
-    recording: Recording,
+    recording: Recording | RecordingFile,
     model: SessionModel,
     watch: Callable[[int, TwinState], None] | None = None,
     pace: Pace | None = None,
@@ -106,39 +166,39 @@ def replay(
         pace: holds events back until they are due; as fast as possible where it is None.
     """
     session, state = Session(model), SessionState()
-    states = taken = 0
-    first_difference: int | None = None
-    first_event: int | None = None
     comparable = BEGINS_LATER not in recording.metadata
-    start_ns = recording.events[0].receive_time_ns if recording.events else 0
-    for number, event in enumerate(recording.events, start=1):
-        if pace is not None and not pace.wait((event.receive_time_ns - start_ns) * 1e-9):
+    comparison = _Comparison(comparable)
+    taken = start_ns = 0
+    ended_early = False
+    for entry in recording.entries():
+        if isinstance(entry, StateFrame):
+            comparison.add_recorded(entry)
+            continue
+        start_ns = start_ns or entry.receive_time_ns
+        if pace is not None and not pace.wait((entry.receive_time_ns - start_ns) * 1e-9):
+            ended_early = True
             break
-        state, outputs = session.step(state, event)
-        taken = number
+        state, outputs = session.step(state, entry)
+        taken += 1
         for output in outputs:
             # A recording that was cut off may lack the last states; what is there has to agree.
-            recorded = recording.states[states] if states < len(recording.states) else None
-            if comparable and first_difference is None and recorded is not None and pack(output) != recorded:
-                first_difference, first_event = states, event.index
-            states += 1
+            comparison.add_made(output, entry.index)
             if watch is not None:
-                watch(number, output)
+                watch(taken, output)
             if pace is not None:
                 pace.showed_state()
-    ended_early = taken < len(recording.events)
-    if comparable and not ended_early and first_difference is None and states < len(recording.states):
-        first_difference = states
+    if not ended_early:
+        comparison.end()
     truncated = recording.notes[0] if recording.truncated and recording.notes else None
     if recording.truncated and truncated is None:
         truncated = "The recording was cut off."
     return ReplayReport(
         events=taken,
-        states=states,
-        recorded_states=len(recording.states),
-        first_difference=first_difference,
+        states=comparison.made,
+        recorded_states=comparison.recorded,
+        first_difference=comparison.first_difference,
         truncated=truncated,
-        first_different_event=first_event,
+        first_different_event=comparison.first_event,
         changed=recording.chain.fault,
         comparable=comparable,
         ended_early=ended_early,

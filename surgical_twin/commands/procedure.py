@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from streams.messages import TwinState
-from streams.recording import Recording
+from streams.recording import RecordingFile
 from streams.roles import SIMULATOR, WATCH
 from surgical_twin.commands.console import CaseFolder, err, out, progress_bar
 from surgical_twin.commands.network import (
@@ -162,7 +162,7 @@ def replay(
     ] = None,
 ) -> None:
     """Run the same session from a recording, and compare its states byte for byte."""
-    from surgical_twin.replay import ReplayPublisher, open_recording
+    from surgical_twin.replay import ReplayPublisher, open_file
     from surgical_twin.replay import replay as run_replay
 
     pace_speed = read_speed(speed)
@@ -170,22 +170,24 @@ def replay(
         raise InputError("--from is seconds after the beginning of the recording, and not negative.")
     if pause and not sys.stdin.isatty():
         raise InputError("--pause waits for a key, and there is no terminal to press one on; leave it out.")
-    opened, model = open_recording(recording, case)
+    opened, model = open_file(recording, case)
     publisher = None if states is None else ReplayPublisher(states)
     try:
         with Keyboard() as keyboard, progress_bar() as progress:
-            task = progress.add_task("replaying", total=max(1, len(opened.events)))
+            task = progress.add_task("replaying", total=1.0)
             if keyboard.there and (pace_speed is not None or pause):
                 err.print(KEYS, highlight=False)
             pace = Pace(pace_speed, begin_s=begin, paused=pause, read_keys=keyboard.read if keyboard.there else None)
 
             def watch(number: int, state: TwinState) -> None:
                 paced = pace_speed is not None or pace.paused
-                progress.update(task, completed=number, description=status_line(state)[:100] if paced else "replaying")
+                said = status_line(state)[:100] if paced else "replaying"
+                progress.update(task, completed=opened.share, description=said)
                 if publisher is not None:
                     publisher.publish(state)
 
             result = run_replay(opened, model, watch, pace)
+            progress.update(task, completed=opened.share if result.ended_early else 1.0)
     finally:
         if publisher is not None:
             publisher.close()
@@ -213,7 +215,7 @@ def replay(
         raise typer.Exit(1)
 
 
-def _chain_verdict(recording: Recording, changed: str | None) -> str:
+def _chain_verdict(recording: RecordingFile, changed: str | None) -> str:
     if changed is not None:
         return f"The file is not as it was recorded: {changed}."
     if not recording.chained:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import msgspec
 import numpy as np
 import pytest
+from mcap.reader import make_reader
 
 from streams.audit import read_audit
 from streams.command_channel import (
@@ -34,7 +35,8 @@ from streams.messages import (
     ToolPose,
     TwinState,
 )
-from streams.recording import read_recording
+from streams.recorder import RecordingWriter
+from streams.recording import RecordingFile, RecordingScan, StateFrame, read_recording
 from streams.rewriting import anonymize, cut
 from streams.security import client_security, server_security
 from streams.sockets import Publisher, Subscriber
@@ -426,6 +428,52 @@ def test_the_pace_changes_while_it_runs(second):
     clock = Clock({0.01: "-", 0.02: "-"})
     replay(second, case_without_flow(), pace=Pace(1.0, read_keys=clock.read, clock=clock))
     assert clock.now == pytest.approx(4 * span(second), rel=0.25)
+
+
+def test_a_recording_is_replayed_while_it_is_read_as_one_that_was_read_before(tmp_path):
+    room = Room(tmp_path)
+    room.begin()
+    room.until(lambda state: state.sequence > 60, room.pose)
+    room.end()
+    whole = replay(read_recording(room.recording), case_without_flow())
+    assert whole.identical
+    file = RecordingFile(room.recording)
+    assert replay(file, case_without_flow()) == whole
+    assert (file.truncated, file.chain.unsealed) == (False, 0)
+    # Cut off, and ended early.
+    with room.recording.open("rb") as stream:
+        chunks = make_reader(stream).get_summary().chunk_indexes
+    content = room.recording.read_bytes()
+    room.recording.write_bytes(content[: chunks[len(chunks) // 2].chunk_start_offset])
+    cut = RecordingFile(room.recording)
+    report = replay(cut, case_without_flow())
+    assert report == replay(read_recording(room.recording), case_without_flow())
+    assert cut.truncated
+    assert 0 < report.recorded_states < whole.recorded_states
+    clock = Clock({0.2: "q"})
+    assert replay(cut, case_without_flow(), pace=Pace(1.0, read_keys=clock.read, clock=clock)).ended_early
+
+
+def test_a_state_that_was_changed_in_the_file_is_the_first_that_differs(tmp_path):
+    path = tmp_path / "r.mcap"
+    room = Room(tmp_path)
+    room.begin()
+    room.until(lambda state: state.sequence > 40, room.pose)
+    room.end()
+    recording = read_recording(room.recording)
+    with RecordingWriter(path, metadata=recording.metadata) as writer:
+        states = 0
+        for item in RecordingScan(room.recording).entries():
+            if isinstance(item, StateFrame):
+                frame = item.frame
+                if states == 17:
+                    frame = pack(msgspec.structs.replace(unpack(frame), field_deviation_mmhg=123.0))
+                writer.add_state(frame, item.time_ns)
+                states += 1
+            else:
+                writer.add_event(item)
+    assert replay(RecordingFile(path), case_without_flow()).first_difference == 17
+    assert replay(read_recording(path), case_without_flow()).first_difference == 17
 
 
 def test_a_state_that_differs_names_its_event(second):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 
 from streams.errors import InputError
 from streams.events import Malformed, SequenceWatch, event_from_frame
-from streams.messages import Tick, Trigger
+from streams.messages import ImageFrame, Tick, Trigger
 from streams.recorder import Recorder, RecordingWriter
-from streams.recording import RecordingScan, read_recording
+from streams.recording import RecordingFile, RecordingScan, read_recording
 from streams.wire import pack
 
 
@@ -153,3 +154,20 @@ def test_what_is_written_at_once_is_sealed_chunk_by_chunk(tmp_path):
     assert scan.chained
     assert scan.chain.fault is None
     assert scan.chain.sealed > 0.9 * found
+
+
+def test_a_long_recording_is_gone_through_in_little_memory(tmp_path):
+    path = tmp_path / "r.mcap"
+    pixels = bytes(500_000)
+    with RecordingWriter(path, metadata={"case": "c"}) as writer:
+        for number in range(100):
+            image = ImageFrame(stream="image", sequence=number, source_time_ns=number, device="d", width=1000,
+                               height=500, pixel_format="mono8", data=pixels)  # fmt: skip
+            writer.add_event(event_from_frame(number, 5000 + number, pack(image)))
+    file = RecordingFile(path)
+    tracemalloc.start()
+    assert sum(1 for _ in file.entries()) == 100
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 10e6  # of 50 MB
+    assert not file.truncated
