@@ -2,13 +2,16 @@ r"""How far a registration drifted, from a catheter that cannot leave the lumen.
 
 The correction exp(xi) of the registration minimizes
 
-    sum_i w_i [ l_i^2 / s_l,i^2 + max(0, l_i - R_i)^2 / noise^2 ] + xi^T S_0^-1 xi,
+    sum_i |l_i - P_i m_i|^2 / v_i + sum_i max(0, |l_i| - R_i)^2 / noise^2 + xi^T S_0^-1 xi,
 
-with l_i = |P_i (exp(xi) z_i - c_k(i))| and P = I - t t^T, over the fixes of the last stretch, averaged over two
+with l_i = P_i (exp(xi) z_i - c_k(i)) and P = I - t t^T, over the fixes of the last stretch, averaged over two
 millimeters of path, each tied to the nearest station of a branch that the map matching holds possible; the second
 term is the wall, S_0 what is known of the drift. Lateral offsets of neighboring fixes are alike - a catheter hugs a
-wall over centimeters - so w_i counts one independent fix per `CORRELATION` radii of path. Along a straight vessel the
-axial drift stays unknown, and the covariance says so.
+wall over centimeters. In radii they are taken for a Markov process along the path (Ornstein-Uhlenbeck), of deviation
+`LATERAL` and forgotten within half of `CORRELATION` radii: m_i and v_i are what a Kalman filter over the fixes before
+says of the i-th offset, and of its variance with the noise. So each fix counts by what it says beyond those before it,
+and both ends of the stretch, which hold the rotation, count most. Along a straight vessel the axial drift stays
+unknown, and the covariance says so.
 """
 
 from __future__ import annotations
@@ -19,12 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registration.lumen.branch_tree import BranchTree
+from registration.lumen.drift_kernel import normal_equations
 from registration.lumen.map_matching import LATERAL
-from registration.pose_error import PoseError, displacement_jacobian
+from registration.pose_error import PoseError
 from registration.rigid import Array, apply_to_points, turned_about
 
-CORRELATION = 3.5
-"""Path length, in radii, over which a catheter's lateral offset stays alike."""
+CORRELATION = 5.0
+"""Path length, in radii, that counts as one independent offset: twice the decay length of what neighbors share.
+
+Chosen on simulated vessels for the error to be about what the covariance says."""
 
 OUTLYING = 4.0
 """A fix so many standard deviations (noise and drift) outside the wall is not believed."""
@@ -70,28 +76,32 @@ def fit_drift(tree: BranchTree, stretch: Stretch, before: Drift, prior: Array, n
         moved = apply_to_points(pose, stretch.fixes)
         near = _stations(tree, moved, stretch.possible)
         offset = moved - tree.points[near]
-        tangents, radii = tree.tangents[near], tree.radii[near]
-        offset -= np.sum(offset * tangents, axis=1, keepdims=True) * tangents
-        variance = (LATERAL * radii) ** 2 + noise_mm**2
-        # One independent fix per CORRELATION radii of path, and a point far outside the wall is no fix.
-        weight = np.minimum(1.0, stretch.steps / (CORRELATION * radii))
-        length = np.linalg.norm(offset, axis=1)
-        outside = np.maximum(length - radii, 0.0)
-        jacobian = displacement_jacobian(moved - center)
-        spread = np.einsum("nij,jk,nik->n", jacobian, before.error.covariance, jacobian) / 3.0 + noise_mm**2
-        weight = weight * (outside < OUTLYING * np.sqrt(spread))
-        jacobian = jacobian - tangents[:, :, None] * np.einsum("ni,nij->nj", tangents, jacobian)[:, None]
-        weighted = jacobian * (weight / variance)[:, None, None]
-        normal = np.einsum("nij,nik->jk", weighted, jacobian) + information
-        slope = np.einsum("nij,ni->j", weighted, offset)
-        # The wall pushes along the direction in which it was passed.
-        push = np.einsum("ni,nij->nj", offset / np.maximum(length, 1e-9)[:, None], jacobian)
-        firm = weight * (outside > 0.0) / noise_mm**2
-        normal += (push * firm[:, None]).T @ push
-        slope += push.T @ (firm * outside)
+        away = np.sqrt(np.sum(_across(tree.tangents[near], offset) ** 2, axis=1)) - tree.radii[near]
+        # A point far outside the wall is no fix.
+        far = np.flatnonzero(away > OUTLYING * noise_mm)
+        doubt = np.array([before.error.mean_square(moved[k]) / 3.0 for k in far]) + noise_mm**2
+        kept = np.ones(len(moved), dtype=bool)
+        kept[far] = away[far] < OUTLYING * np.sqrt(doubt)
+        at = near[kept]
+        normal, slope = normal_equations(
+            moved[kept] - center,
+            offset[kept],
+            tree.tangents[at],
+            tree.radii[at],
+            np.cumsum(stretch.steps)[kept],
+            LATERAL,
+            0.5 * CORRELATION,
+            noise_mm,
+        )
+        normal += information
         change = np.linalg.solve(normal, -slope - information @ _twist(pose, center))
         pose = turned_about(center, change[:3], change[3:]) @ pose
     return Drift(pose, PoseError(np.linalg.inv(normal), center))
+
+
+def _across(tangents: Array, vectors: Array) -> Array:
+    """The parts of vectors (n, 3) that lie across the vessel."""
+    return np.asarray(vectors - tangents * np.sum(tangents * vectors, axis=1, keepdims=True))
 
 
 def _stations(tree: BranchTree, points: Array, possible: NDArray[np.bool_]) -> NDArray[np.intp]:

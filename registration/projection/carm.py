@@ -9,23 +9,23 @@ any camera. A camera sees as from the X-ray focus: at 0/0 columns run towards th
 feet. Angiograms are usually *shown* as from the receptor, with the patient's left on the right: mirror such an image
 (`numpy.fliplr`) before it is compared.
 
-Radiograph. The line integral of the attenuation from the focus to each pixel, by trilinear sampling at equal steps,
-all rays of a chunk at once.
+Radiograph. The line integral of the attenuation from the focus to each pixel, by trilinear sampling at equal steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
 
 from registration.camera import PinholeCamera
 from registration.errors import InputError
+from registration.projection.ray_kernel import ray_sums
 from registration.rigid import Array, invert
 
 WATER_PER_MM = 0.02
@@ -163,6 +163,17 @@ class Attenuation:
         scale[:3, 3] = -0.5 * (factor - 1) / factor
         return Attenuation(np.asarray(values, dtype=np.float32), scale @ self.index_from_point, self.corners)
 
+    @cached_property
+    def filled(self) -> tuple[Array, NDArray[np.float32]]:
+        """The part that attenuates, with a rim of zeros, and the voxel (x, y, z) at which it begins."""
+        begin, end = [], []
+        for axis in range(3):
+            there = np.flatnonzero(self.values.any(axis=tuple(k for k in range(3) if k != axis)))
+            begin.append(int(there[0]) if len(there) else 0)
+            end.append(int(there[-1]) + 1 if len(there) else 1)
+        z, y, x = (slice(b, e) for b, e in zip(begin, end, strict=True))
+        return np.array(begin[::-1], dtype=np.float64) - 1.0, np.pad(self.values[z, y, x], 1)
+
     @property
     def middle(self) -> Array:
         """(3,) middle of the volume, mm."""
@@ -176,7 +187,6 @@ def radiograph(
     *,
     step_mm: float = 2.0,
     pixels: Array | None = None,
-    nearest: bool = False,
 ) -> Array:
     """Line integrals of the attenuation (dimensionless): an image (height, width), or (n,) at `pixels` (n, 2).
 
@@ -186,7 +196,6 @@ def radiograph(
         world_from_volume: (4, 4) pose of the volume in the camera's world; the identity if not given.
         step_mm: of the sampling along rays.
         pixels: where to compute; the whole image if not given.
-        nearest: take the nearest voxel at each step, several times faster and good enough to search with.
     """
     if pixels is None:
         columns, rows = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
@@ -201,49 +210,8 @@ def radiograph(
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     index = volume.index_from_point
     start, along = index[:3, :3] @ source + index[:3, 3], rays @ index[:3, :3].T
-    size = np.array(volume.values.shape)[::-1]
-    # Slab method: where each ray enters and leaves the volume's box, in mm along the ray.
-    with np.errstate(divide="ignore", invalid="ignore"):
-        first, second = (-0.5 - start) / along, (size - 0.5 - start) / along
-    enter = np.nanmax(np.minimum(first, second), axis=1).clip(0.0)
-    leave = np.nanmin(np.maximum(first, second), axis=1)
-    result = np.zeros(len(points))
-    hit = np.flatnonzero(leave > enter)
-    if len(hit):
-        # One raster for all rays, in steps from the focus, so that equal paths get equal samples.
-        depths = np.arange(enter[hit].min(), leave[hit].max() + step_mm, step_mm) + 0.5 * step_mm
-        chunk = max(1, 2_000_000 // len(depths))
-        for begin in range(0, len(hit), chunk):
-            part = hit[begin : begin + chunk]
-            if nearest:
-                result[part] = _nearest_sums(volume.values, start, along[part], depths) * step_mm
-                continue
-            where = start + along[part, None, :] * depths[:, None]
-            sampled = map_coordinates(
-                volume.values, where[..., ::-1].reshape(-1, 3).T, order=1, mode="constant", cval=0.0, prefilter=False
-            )
-            result[part] = sampled.reshape(len(part), -1).sum(axis=1) * step_mm
+    first, values = volume.filled
+    result = np.empty(len(points))
+    ray_sums(values, start - first, np.ascontiguousarray(along), step_mm, result)
+    result *= step_mm
     return result if pixels is not None else result.reshape(camera.height, camera.width)
-
-
-def _nearest_sums(values: NDArray[np.float32], start: Array, along: Array, depths: Array) -> Array:
-    """Sums (n,) of the nearest voxels along rays: one integer index per sample, gathered at once."""
-    shape = values.shape
-    flat = np.zeros((len(along), len(depths)), dtype=np.int32)
-    inside = np.ones(flat.shape, dtype=bool)
-    steps = depths.astype(np.float32)
-    stride = 1
-    for axis in range(3):  # x, y, z: the last axis of the array first
-        size = shape[2 - axis]
-        index = along[:, axis, None].astype(np.float32) * steps
-        index += np.float32(start[axis] + 0.5)
-        inside &= index >= 0.0
-        inside &= index < size
-        whole = index.astype(np.int32)
-        whole *= stride
-        flat += whole
-        stride *= size
-    flat *= inside
-    sampled = values.ravel().take(flat)
-    sampled *= inside
-    return sampled.sum(axis=1, dtype=np.float64)

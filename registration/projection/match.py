@@ -3,8 +3,8 @@ r"""The pose of a volume from X-ray projections.
 The similarity of a computed and a measured radiograph is the correlation of their *gradients* (Penney 1998: orientation
 and contrast of edges change little with exposure, soft tissue and contrast agent), its mean over the views. It is
 maximized from coarse to fine by CMA-like sampling that needs no derivatives: a population around the best pose so far,
-shrinking; several such searches from spread starts run on the coarse level, the best go on, and Gauss-Newton on
-trilinearly sampled radiographs ends them (`refinement`).
+shrinking; several such searches from spread starts run on the coarse level, the best go on, and Gauss-Newton ends them
+(`refinement`).
 
 With one view the depth along the beam is held by magnification only, which the error of the pose says.
 """

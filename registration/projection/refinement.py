@@ -1,6 +1,5 @@
 r"""The last step of a 2D-3D registration: Gauss-Newton on the gradients of the radiographs themselves.
 
-A search by nearest voxels sees the pose through a raster: places a few degrees away may look better than the right one.
 With trilinear sampling the radiographs change smoothly with the pose, and since for vectors a, b of unit length
 
     |a - b|^2 = 2 (1 - a . b),

@@ -42,12 +42,12 @@ class View:
         return _of_unit_length(self.gradients)
 
     def computed_gradients(self, volume: Attenuation, pose: Array, step: float) -> Array:
-        """The same of the radiograph that a volume in some pose would give, sampled trilinearly."""
+        """The same of the radiograph that a volume in some pose would give."""
         return _of_unit_length(_gradients(radiograph(volume, self.camera, pose, step_mm=step)))
 
     def similarity(self, volume: Attenuation, pose: Array, step: float) -> float:
-        """Mean correlation of both gradients, -1 to 1, from the nearest voxels: coarse, but fast enough to search."""
-        drawn = _gradients(radiograph(volume, self.camera, pose, step_mm=step, nearest=True))
+        """Mean correlation of both gradients, -1 to 1."""
+        drawn = _gradients(radiograph(volume, self.camera, pose, step_mm=step))
         total = 0.0
         for measured, norm, computed in zip(self.gradients, self.norms, drawn, strict=True):
             size = float(np.sqrt(np.sum(computed**2)))

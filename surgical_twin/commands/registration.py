@@ -314,7 +314,7 @@ def projection(
         "agreement_mm": result.agreement_mm,
     }
     rows = [
-        [("measured", pixels), ("computed", radiograph(volume, camera, result.world_from_volume, nearest=True))]
+        [("measured", pixels), ("computed", radiograph(volume, camera, result.world_from_volume))]
         for pixels, camera in views
     ]
     conclude(opened, "projection", result.verdict, figures, draw_pictures(rows), [ct_path, *radiographs, start])
