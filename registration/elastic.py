@@ -1,19 +1,21 @@
 r"""Tissue that moved: a linear-elastic body driven by a few surface points, and what lies inside it moved along.
 
-Equilibrium of a homogeneous isotropic body without load, its displacement u given at m surface points only:
+Equilibrium of a homogeneous isotropic body that nothing loads inside, only unknown tractions f at its surface,
 
-    -div sigma(u) = 0,     sigma = lambda tr(eps) I + 2 mu eps,     eps = sym grad u,
+    -div sigma(u) = 0,     sigma n = f,     sigma = lambda tr(eps) I + 2 mu eps,     eps = sym grad u,
 
-minimizing the elastic energy with the measured displacements as springs (a surface that slid is measured by its
-distance along the normal alone),
+its displacement u measured at m surface points only (of a surface that slid, along the normal alone),
 
-    min_u  1/2 u^T K u + k0/2 u^T M u + 1/2 sum_j (P_j (B_j u - d_j))^2 / s_j^2,
+    d_j = P_j B_j u + noise,     u = K^+ f + rigid motion,     f ~ N(0, a W),
 
-B_j the interpolation at the j-th point, P_j the identity or the normal. The stiffness is scaled so that its unit means
-a deformation of `strain_mm` over the body - Young's modulus has no say in a problem without forces, Poisson's ratio
-has. With the factorized K the few points enter through the m x m compliance C = B K^-1 B^T (Woodbury), so that after
-the setup each new set of displacements costs one small dense solve and one product; its posterior covariance at any
-point comes with it. Assembled with DOLFINx, factorized with SciPy's SuperLU.
+B_j the interpolation at the j-th point, P_j the identity or the normal, K^+ the stiffness matrix's inverse for loads in
+balance, W the mass matrix of the surface. So what is not measured follows the least tractions that explain what is.
+(The least elastic *energy* would not do: in it a displacement at a point costs nothing, and on finer and finer meshes
+the body would follow each point in a dent of its own, and be rigid else.) The size a of the tractions is the likeliest
+given the displacements, which takes the place of a stiffness; Young's modulus has no say in a problem without known
+forces, Poisson's ratio has. With the factorized K the few points enter through the m x m matrix P B K^+ W K^+ B^T P^T,
+so that after the setup each new set of displacements costs a few small dense solves and one product; its posterior
+covariance at any point comes with it. Assembled with DOLFINx, factorized with SciPy's SuperLU.
 """
 
 from __future__ import annotations
@@ -35,6 +37,12 @@ POISSON = 0.45
 
 MOST_NODES = 60_000
 
+RIGID_MM = 100.0
+"""Standard deviation of the rigid part of a motion, per direction: next to unknown."""
+
+SPREADS_MM2 = np.logspace(-2.0, 4.0, 25)
+"""Mean variances of the measured displacements, without their rigid part, among which the likeliest is taken."""
+
 
 @dataclass(frozen=True)
 class ElasticWarp:
@@ -54,26 +62,58 @@ class ElasticWarp:
     smallest_volume: float
     verdict: Verdict
     _body: ElasticBody
+    _prior: _Prior
+    _gain: Array
+    """(m, m) inverse of the covariance of what was measured"""
+    _size: float
+    """of the tractions"""
 
     def __call__(self, points: ArrayLike) -> Array:
         """Points (k, 3) - a lumen surface, a centerline, a target - moved along with the body."""
         p = check_points(points)
         return p + np.asarray((self._body.interpolation(p) @ self.displacements.ravel()).reshape(-1, 3))
 
+    def covariance(self, points: ArrayLike) -> Array:
+        """Covariance (k, 3, 3) in mm^2 of where points (k, 3) are then, as far as the model holds: what few and noisy
+        surface points leave open. A solve for each point; give those that count."""
+        rows = self._body.interpolation(check_points(points))
+        answer, rigid = self._body.answer(rows)
+        spread = self._size * (self._body.traction @ answer)
+        cross = spread.T @ self._prior.answer + RIGID_MM**2 * rigid @ self._prior.rigid.T
+        whole = spread.T @ answer + RIGID_MM**2 * rigid @ rigid.T - cross @ self._gain @ cross.T
+        blocks = whole.reshape(len(whole) // 3, 3, -1, 3)
+        return np.asarray(np.einsum("kikj->kij", blocks))
+
+
+@dataclass(frozen=True)
+class _Prior:
+    """What a set of measured places can show before anything is measured.
+
+    Attributes:
+        rows: (m, 3n) displacements there from those of the nodes.
+        answer: (3n, m) displacements of the nodes under balanced unit loads there.
+        rigid: (m, 6) displacements there in the rigid motions.
+        follow: (3n, m) displacements of the nodes that go with those there, by tractions of size 1.
+        compliance: (m, m) the same there.
+    """
+
+    rows: sparse.csr_matrix
+    answer: Array
+    rigid: Array
+    follow: Array
+    compliance: Array
+
 
 class ElasticBody:
     """A tetrahedral mesh of tissue with its stiffness factorized once."""
 
-    def __init__(
-        self, nodes: ArrayLike, tetrahedra: ArrayLike, *, poisson: float = POISSON, strain_mm: float = 20.0
-    ) -> None:
+    def __init__(self, nodes: ArrayLike, tetrahedra: ArrayLike, *, poisson: float = POISSON) -> None:
         """Assemble and factorize.
 
         Args:
             nodes: (n, 3) in mm.
             tetrahedra: (k, 4) indices.
             poisson: ratio, 0 to 0.49.
-            strain_mm: size of the deformation that is to be expected, over the body; springs are stiff against it.
 
         Raises:
             InputError: indices, volumes or a Poisson's ratio that cannot be; a mesh too large to factorize.
@@ -92,18 +132,28 @@ class ElasticBody:
         if np.abs(self._volumes).min() <= 1e-12 * np.abs(self._volumes).max():
             raise InputError(f"tetrahedron {int(np.argmin(np.abs(self._volumes)))} has no volume; mesh the body again.")
         stiffness, mass = _assemble(self.nodes, self.tetrahedra, poisson)
-        # A deformation of strain_mm over the body's size stores energy 1/2: the springs' sigmas compare with that.
-        size = float(np.ptp(self.nodes, axis=0).max())
-        energy = float(np.abs(self._volumes).sum()) * (strain_mm / size) ** 2
-        stiffness = stiffness / energy
-        # Rigid motion costs next to nothing, but something: the matrix stays regular.
-        soft = 1e-4 / (float(mass.sum()) / 3.0 * strain_mm**2)
-        self._factor = splu((stiffness + soft * mass).tocsc())
+        # Rigid motion costs next to nothing, but something: the matrix stays regular, and its answers lose that part.
+        self._soft = 1e-4 * float(stiffness.diagonal().mean() / mass.diagonal().mean())
+        self._factor = splu((stiffness + self._soft * mass).tocsc())
+        self.traction = _surface_mass(self.nodes, self.tetrahedra)
+        motions = _rigid_motions(self.nodes)
+        root = np.linalg.cholesky(motions.T @ (mass @ motions))
+        self._motions = motions @ np.linalg.inv(root).T
+        self._volume = float(mass.sum()) / 3.0
         self._middles = KDTree(self.nodes[self.tetrahedra].mean(axis=1))
         self._inverse = np.linalg.inv(np.swapaxes(_edges(self.nodes, self.tetrahedra), 1, 2))
         self._count = self._measured = 0
-        self._solved: Array | None = None
-        self._rows: sparse.csr_matrix | None = None
+        self._prior: _Prior | None = None
+
+    def answer(self, rows: sparse.csr_matrix) -> tuple[Array, Array]:
+        """(3n, m) displacements of the nodes under unit loads at rows (m, 3n), rigid body forces balancing them, and
+        (m, 6) what the rigid motions - one mm, averaged over the body - are there."""
+        rigid = rows @ self._motions
+        return self._balanced(np.ascontiguousarray(rows.T.toarray()), rigid.T), rigid * np.sqrt(self._volume)
+
+    def _balanced(self, loads: Array, rigid: Array) -> Array:
+        # The stiffness lets rigid motions through, so what they hold of the answer is known, and taken out.
+        return np.asarray(self._factor.solve(loads) - self._motions @ rigid / self._soft)
 
     def interpolation(self, points: Array) -> sparse.csr_matrix:
         """(3k, 3n): displacements at points (k, 3) from those of the nodes; a point outside takes its nearest
@@ -145,9 +195,11 @@ class ElasticBody:
         self._count, measured = len(p), rows.shape[0]
         if support is not None:
             rows = sparse.vstack([rows, self.interpolation(check_points(support, "support points"))]).tocsr()
-        self._measured, self._rows = measured, rows
-        self._solved = self._factor.solve(np.ascontiguousarray(rows.T.toarray()))
-        self._compliance = rows @ self._solved
+        self._measured = measured
+        answer, rigid = self.answer(rows)
+        loads = self.traction @ answer
+        follow = self._balanced(loads, self._motions.T @ loads)
+        self._prior = _Prior(rows, answer, rigid, follow, answer.T @ loads)
 
     def register(self, displacements: ArrayLike, *, noise_mm: float = 0.5) -> ElasticWarp:
         """Move the body so that the prepared points move by `displacements`: (m, 3), or (m,) along the normals.
@@ -159,18 +211,21 @@ class ElasticBody:
         Raises:
             InputError: no prepared points, or displacements of another count or not finite.
         """
-        if self._solved is None or self._rows is None:
+        prior = self._prior
+        if prior is None:
             raise InputError("no surface points are prepared; call prepare first.")
         d = np.asarray(displacements, dtype=np.float64).ravel()
         if d.shape != (self._measured,) or not np.isfinite(d).all():
             raise InputError(
                 f"{d.size} displacement values for {self._measured} measured ones, or values that are not finite."
             )
-        wanted = np.concatenate([d, np.zeros(self._rows.shape[0] - len(d))])
-        gain = self._compliance + noise_mm**2 * np.eye(len(wanted))
-        moved = self._solved @ np.linalg.solve(gain, wanted)
+        wanted = np.concatenate([d, np.zeros(prior.rows.shape[0] - len(d))])
+        size, gain = _likeliest(prior, wanted, noise_mm)
+        loads = gain @ wanted
+        rigid = RIGID_MM**2 * np.sqrt(self._volume) * self._motions @ (prior.rigid.T @ loads)
+        moved = size * (prior.follow @ loads) + rigid
         field = moved.reshape(-1, 3)
-        misses = (self._rows @ moved)[: len(d)] - d
+        misses = (prior.rows @ moved)[: len(d)] - d
         per_point = np.linalg.norm(misses.reshape(self._count, -1), axis=1)
         ratio = float((_volumes(self.nodes + field, self.tetrahedra) / self._volumes).min())
         largest = float(np.linalg.norm(field, axis=1).max())
@@ -184,7 +239,40 @@ class ElasticBody:
             verdict = Verdict("check", f"{shown}: a tetrahedron shrinks to {100 * ratio:.0f} %")
         else:
             verdict = Verdict("pass", shown)
-        return ElasticWarp(field, per_point, largest, ratio, verdict, self)
+        return ElasticWarp(field, per_point, largest, ratio, verdict, self, prior, gain, size)
+
+
+def _likeliest(prior: _Prior, wanted: Array, noise_mm: float) -> tuple[float, Array]:
+    """The size of the tractions under which the displacements are likeliest, and the inverse (m, m) of the covariance
+    that they have then."""
+    sure = RIGID_MM**2 * prior.rigid @ prior.rigid.T + noise_mm**2 * np.eye(len(wanted))
+    best, size = -np.inf, 0.0
+    for trial in SPREADS_MM2 * len(wanted) / np.trace(prior.compliance):
+        root = np.linalg.cholesky(sure + trial * prior.compliance)
+        whitened = np.linalg.solve(root, wanted)
+        likelihood = -0.5 * float(whitened @ whitened) - float(np.log(np.diag(root)).sum())
+        if likelihood > best:
+            best, size = likelihood, float(trial)
+    return size, np.linalg.inv(sure + size * prior.compliance)
+
+
+def _rigid_motions(nodes: Array) -> Array:
+    """(3n, 6): three shifts and three turns about the middle."""
+    arms = nodes - nodes.mean(axis=0)
+    shifts = np.tile(np.eye(3), (len(nodes), 1))
+    turns = np.stack([np.cross(axis, arms).ravel() for axis in np.eye(3)], axis=1)
+    return np.hstack([shifts, turns])
+
+
+def _surface_mass(nodes: Array, tetrahedra: NDArray[np.int64]) -> sparse.csr_matrix:
+    """(3n, 3n), diagonal: the part of the body's surface that belongs to each node, mm^2."""
+    faces = tetrahedra[:, [[0, 1, 2], [0, 1, 3], [0, 2, 3], [1, 2, 3]]].reshape(-1, 3)
+    _, first, count = np.unique(np.sort(faces, axis=1), axis=0, return_index=True, return_counts=True)
+    outer = faces[first[count == 1]]
+    a, b, c = (nodes[outer[:, k]] for k in range(3))
+    areas = 0.5 * np.linalg.norm(np.cross(b - a, c - a), axis=1)
+    per_node = np.bincount(outer.ravel(), weights=np.repeat(areas / 3.0, 3), minlength=len(nodes))
+    return sparse.diags(np.repeat(per_node, 3)).tocsr()
 
 
 def _edges(nodes: Array, tetrahedra: NDArray[np.int64]) -> Array:

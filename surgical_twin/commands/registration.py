@@ -255,9 +255,11 @@ def elastic(
     from meshes.files import read_centerline
     from registration.elastic import ElasticBody
     from registration.point_files import read_point_file
+    from registration.pose_error import radius_95
+    from registration.verdict import judge, worst
     from surgical_twin.case import CENTERLINE, Case, write_table
     from surgical_twin.registration_inputs import read_tissue
-    from surgical_twin.registration_results import draw_points
+    from surgical_twin.registration_results import draw_points, limits_of
 
     opened = Case.open(case)
     nodes, tetrahedra = read_tissue(body)
@@ -269,7 +271,11 @@ def elastic(
     tissue.prepare(source, support=held)
     warp = tissue.register(goal - source, noise_mm=noise)
     moved = warp(along)
+    some = along[np.unique(np.linspace(0, len(along) - 1, 20).astype(int))]
+    error = max(radius_95(covariance) for covariance in warp.covariance(some))
+    verdict = worst([warp.verdict, judge("largest error (95 %)", error, limits_of(opened, "elastic"), "mm")])
     figures = {
+        "error_95_mm": error,
         "largest_mm": warp.largest_mm,
         "smallest_volume": warp.smallest_volume,
         "residuals_mm": dict(zip(names, warp.residuals_mm, strict=True)),
@@ -278,7 +284,7 @@ def elastic(
     head = ("x_before", "y_before", "z_before", "x", "y", "z")
     files = {"elastic_points.csv": lambda path: write_table(path, head, rows)}
     read = [body, before, after, support, move_path]
-    conclude(opened, "elastic", warp.verdict, figures, draw_points(moved, along), read, files)
+    conclude(opened, "elastic", verdict, figures, draw_points(moved, along), read, files)
 
 
 @register.command()
