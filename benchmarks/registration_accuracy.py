@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 from scipy.stats import chi2
 
@@ -194,6 +195,61 @@ def projections(figures, starts, trials):
             put(figures, "biplane_processor_time", np.median(times), "<= 10", "s")
 
 
+def insonified(ct, us_from_ct, rng, size=96, spacing=1.25):
+    """A cone of a CT (0 to 255) as ultrasound from the front shows it: echoes of faces across the beam, scatter not in
+    the order of the CT's values, speckle, less behind what reflects or is dense, and the logarithm of it all."""
+    grid = sitk.Image([size] * 3, sitk.sitkFloat32)
+    grid.SetSpacing([spacing] * 3)
+    middle = np.array(ct.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in ct.GetSize()]))
+    grid.SetOrigin((middle - (size - 1) / 2 * spacing).tolist())
+    ct_from_us = np.linalg.inv(us_from_ct)
+    turn = sitk.AffineTransform(ct_from_us[:3, :3].ravel().tolist(), ct_from_us[:3, 3].tolist())
+    values = sitk.GetArrayFromImage(sitk.Resample(ct, grid, turn, sitk.sitkLinear, 0.0)) / 255.0
+    faces = np.abs(np.gradient(gaussian_filter(values, 0.8), axis=1))
+    scatter = 0.25 * np.exp(-(((values - 0.35) / 0.25) ** 2)) + 0.05
+    lost = 0.024 * spacing * (0.3 + 4.0 * np.maximum(values - 0.45, 0.0) + 8.0 * faces)
+    speckle = np.hypot(*(gaussian_filter(rng.normal(size=values.shape), (0.9, 0.5, 0.9)) for _ in range(2)))
+    amplitude = (6.0 * faces + scatter * (values > 0.02)) * np.exp(-np.cumsum(lost, axis=1)) * speckle / speckle.mean()
+    amplitude += 0.004 * rng.random(values.shape)
+    shown = np.clip(np.log10(amplitude / amplitude.max() + 1e-4) / 4.0 + 1.0, 0.0, 1.0) * 255.0
+    z, y, x = np.indices(values.shape)
+    wide = (y * spacing + 25.0) * np.tan(np.radians(38.0))
+    cone = np.maximum(np.abs(x - (size - 1) / 2), np.abs(z - (size - 1) / 2)) * spacing < wide
+    image = sitk.GetImageFromArray(np.where(cone, np.maximum(shown, 1.0), 0.0).astype(np.float32))
+    image.CopyInformation(grid)
+    return image
+
+
+def ultrasounds(figures, starts, trials):
+    """From starts as tracking gives them, +-10 mm +-10 degrees; mutual information from the same starts beside it."""
+    from registration.image.intensity import register_images
+    from registration.image.ultrasound import register_ultrasound
+
+    fixed = head()
+    if fixed is None:
+        put(figures, "ultrasound_success", None, ">= 0", "%", "the CT head is not there")
+        return
+    center = np.array(fixed.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in fixed.GetSize()]))
+    points = center + np.random.default_rng(6).uniform(-40, 40, (40, 3))
+
+    def missed_by(k):
+        rng = np.random.default_rng([6, k])
+        truth = random_motion(rng, 25, 15, center)
+        moving = insonified(fixed, truth, rng)
+        start = random_motion(rng, 10, 10, apply_to_points(truth, center[None])[0]) @ truth
+        found = [
+            register(fixed, moving, start=start).moving_from_fixed
+            for register in (register_ultrasound, register_images)
+        ]
+        misses = [apply_to_points(pose, points) - apply_to_points(truth, points) for pose in (*found, start)]
+        return [np.linalg.norm(miss, axis=1).mean() for miss in misses]
+
+    ours, information, _ = trials("ultrasounds", starts, missed_by).T
+    put(figures, "ultrasound_success", 100 * np.mean(ours <= 2.0), ">= 0", "%")
+    put(figures, "ultrasound_median", np.median(ours), ">= 0", "mm")
+    put(figures, "ultrasound_median_mutual_information", np.median(information), ">= 0", "mm")
+
+
 def surfaces(figures, starts):
     from test_surface import organ, patch
 
@@ -265,6 +321,7 @@ def main():
         "elastic": lambda: elastic(figures),
         "recordings": lambda: recordings(figures),
         "images": lambda: images(figures, 3 if quick else 50, trials),
+        "ultrasounds": lambda: ultrasounds(figures, 2 if quick else 20, trials),
         "projections": lambda: projections(figures, 2 if quick else 100, trials),
     }
     for name in options.only or parts:

@@ -29,6 +29,8 @@ DEFAULT_LIMITS = {
     "surface": Limits(2.0, 5.0),
     "lumen": Limits(2.0, 5.0),
     "projection": Limits(2.0, 5.0),
+    "angiogram": Limits(2.0, 5.0),
+    "elastic": Limits(2.0, 5.0),
     "pivot": Limits(0.5, 1.5),
     "hand-eye": Limits(2.0, 8.0),
     "ultrasound": Limits(1.0, 2.5),
@@ -154,6 +156,26 @@ def draw_pictures(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> Callable[
                 axes.imshow(picture, cmap="gray")
                 axes.set_title(title, fontsize=8)
                 axes.set_axis_off()
+
+    return draw
+
+
+def draw_projected(
+    pictures: Sequence[np.ndarray], lines: Sequence[np.ndarray], projected: Sequence[np.ndarray]
+) -> Callable[[Any], None]:
+    """X-ray pictures with the vessels' middle lines found in them, and points (n, 2) projected onto them."""
+
+    def draw(figure: Any) -> None:
+        for k, (picture, line, points) in enumerate(zip(pictures, lines, projected, strict=True)):
+            axes = figure.add_subplot(1, len(pictures), k + 1)
+            axes.imshow(picture, cmap="gray_r")
+            rows, columns = np.nonzero(line)
+            axes.plot(columns, rows, ".", markersize=1.5, color="tab:cyan", label="vessels seen")
+            axes.plot(*np.asarray(points).T, ".", markersize=1.5, color="tab:red", label="centerline")
+            axes.set_xlim(-0.5, picture.shape[1] - 0.5)
+            axes.set_ylim(picture.shape[0] - 0.5, -0.5)
+            axes.set_axis_off()
+        axes.legend(fontsize=7, markerscale=5)
 
     return draw
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk
 
 from registration.errors import InputError
+from registration.rigid import Array
 
 
 def read_image(path: Path) -> sitk.Image:
@@ -48,6 +50,26 @@ def flat(transform: sitk.Transform) -> sitk.Transform:
         else:
             result.AddTransform(part)
     return result
+
+
+def read_linear_transform(path: Path) -> Array:
+    """The matrix (4, 4) of a linear transform file of 3D Slicer or SimpleITK (``.tfm``, ``.h5``, ``.mat``), fixed to
+    moving points in LPS, mm.
+
+    Raises:
+        InputError: it cannot be read, or bends.
+    """
+    try:
+        read = sitk.ReadTransform(str(path))
+    except RuntimeError:
+        raise InputError(f"{path} cannot be read as a transform; give .tfm or .h5 as 3D Slicer saves them.") from None
+    if not read.IsLinear() or read.GetDimension() != 3:
+        raise InputError(f"{path} holds a transform that is not linear, or not of 3D; give a rigid one to start from.")
+    origin = np.array(read.TransformPoint((0.0, 0.0, 0.0)))
+    columns = [np.array(read.TransformPoint(axis)) - origin for axis in np.eye(3).tolist()]
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = np.column_stack(columns), origin
+    return matrix
 
 
 def write_transform(transform: sitk.Transform, path: Path) -> None:

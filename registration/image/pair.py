@@ -10,10 +10,11 @@ from numpy.typing import ArrayLike
 
 from registration.errors import InputError
 from registration.image.deformable import DeformableRegistration, Method, register_deformable
-from registration.image.intensity import ImageRegistration, Kind, register_images
+from registration.image.intensity import ImageRegistration, Kind, register_images, transform_of
+from registration.image.ultrasound import UltrasoundRegistration, register_ultrasound
 from registration.verdict import Verdict, worst
 
-KINDS = (*get_args(Kind), *get_args(Method))
+KINDS = (*get_args(Kind), *get_args(Method), "ultrasound")
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class PairRegistration:
     where one was asked for, and whether to use it."""
 
     transform: sitk.Transform
-    linear: ImageRegistration
+    linear: ImageRegistration | UltrasoundRegistration
     bent: DeformableRegistration | None
     verdict: Verdict
 
@@ -35,7 +36,8 @@ def register_pair(
     Args:
         fixed: the image whose frame the other is brought into.
         moving: the other image.
-        kind: how many degrees of freedom; the deformable ones begin with a rigid registration.
+        kind: how many degrees of freedom; the deformable ones begin with a rigid registration, "ultrasound" is the
+            rigid one of a 3D ultrasound volume.
         start: (d+1, d+1) guess of moving_from_fixed; tried beside the others.
 
     Raises:
@@ -43,6 +45,9 @@ def register_pair(
     """
     if kind not in KINDS:
         raise InputError(f'registration of kind "{kind}" is not known; use one of {", ".join(KINDS)}.')
+    if kind == "ultrasound":
+        laid = register_ultrasound(fixed, moving, start=start)
+        return PairRegistration(transform_of(laid.moving_from_fixed), laid, None, laid.verdict)
     if kind in get_args(Kind):
         linear = register_images(fixed, moving, kind=kind, start=start)  # type: ignore[arg-type]
         return PairRegistration(linear.transform, linear, None, linear.verdict)

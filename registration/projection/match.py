@@ -24,6 +24,7 @@ from registration.projection.carm import Attenuation
 from registration.projection.refinement import refine
 from registration.projection.similarity import View
 from registration.rigid import Array, apply_to_points, check_rigid, turned_about
+from registration.sampled_search import sampled_search
 from registration.verdict import Limits, Verdict, judge, worst
 
 LEAST_SIMILARITY = 0.3
@@ -131,10 +132,10 @@ def register_projections(
     sample = np.concatenate([np.zeros((1, 6)), rng.uniform(-1.0, 1.0, (48, 6))])
     values = np.array([loss(x, 0) for x in sample])
     order = np.argsort(values)
-    coarse = [_sampled_search(lambda x: loss(x, 0), sample[k], 0.35, rng, rounds=16) for k in order[:SEARCHES]]
+    coarse = [sampled_search(lambda x: loss(x, 0), sample[k], 0.35, rng, rounds=16) for k in order[:SEARCHES]]
     coarse.sort(key=lambda item: item[1])
     fine = [
-        _sampled_search(lambda x: loss(x, 1), x, 0.05, rng, rounds=6)
+        sampled_search(lambda x: loss(x, 1), x, 0.05, rng, rounds=6)
         for x, _ in coarse[: 2 if coarse[1][1] - coarse[0][1] < 0.05 else 1]
     ]
     fine.sort(key=lambda item: item[1])
@@ -163,31 +164,6 @@ def register_projections(
     return ProjectionRegistration(
         pose, error, error_95, similarity, first, SEARCHES, max(others, default=float("nan")), worst(verdicts)
     )
-
-
-def _sampled_search(loss, x: Array, sigma: float, rng: np.random.Generator, rounds: int) -> tuple[Array, float]:  # type: ignore[no-untyped-def]
-    """Covariance-adapting evolution (Hansen 2016, without evolution paths): 12 samples a round, the best 4 kept."""
-    mean, covariance = x.copy(), np.eye(6)
-    weights = np.log(4.5) - np.log(np.arange(1, 5))
-    weights /= weights.sum()
-    best, value = x.copy(), loss(x)
-    for _ in range(rounds):
-        root = np.linalg.cholesky(covariance + 1e-8 * np.eye(6))
-        draws = rng.normal(size=(12, 6)) @ root.T
-        points = mean + sigma * draws
-        values = np.array([loss(p) for p in points])
-        order = np.argsort(values)[:4]
-        if values[order[0]] < value:
-            best, value = points[order[0]].copy(), float(values[order[0]])
-            sigma *= 1.05
-        else:
-            sigma *= 0.82
-        shift = weights @ draws[order]
-        mean = mean + sigma * shift
-        spread = np.einsum("n,ni,nj->ij", weights, draws[order], draws[order])
-        covariance = 0.75 * covariance + 0.25 * spread
-        covariance *= 6.0 / np.trace(covariance)
-    return best, value
 
 
 def _apart(first: Array, second: Array, volume: Attenuation) -> float:

@@ -140,17 +140,21 @@ def image(
     case: CaseFolder,
     moving: Annotated[Path, typer.Argument(help="The image to bring into the case's frame (NRRD, NIfTI, MHA).")],
     fixed: Annotated[Path | None, typer.Option(help="The fixed image; the case's image if not given.")] = None,
-    kind: Annotated[str, typer.Option(help="translation, rigid, affine, b-spline or demons.")] = "rigid",
+    kind: Annotated[str, typer.Option(help="translation, rigid, affine, b-spline, demons or ultrasound.")] = "rigid",
     fixed_points: Annotated[Path | None, typer.Option(help="Landmarks in the fixed image, to start from.")] = None,
     moving_points: Annotated[Path | None, typer.Option(help="The same landmarks in the moving image.")] = None,
+    begin: Annotated[
+        Path | None, typer.Option("--start", help="Transform to start from (.tfm, .h5): fixed to moving points.")
+    ] = None,
 ) -> None:
     """Register another image, of the same or another modality, to the case's image."""
     import SimpleITK as sitk
 
-    from registration.image.files import read_gray_image, write_transform
+    from registration.image.files import read_gray_image, read_linear_transform, write_transform
     from registration.image.intensity import resample
     from registration.image.pair import register_pair
     from registration.image.quality import checkerboard, landmark_errors
+    from registration.image.ultrasound import UltrasoundRegistration
     from registration.landmarks import register_landmarks
     from registration.point_files import read_point_file
     from surgical_twin.case import IMAGE, Case
@@ -162,19 +166,26 @@ def image(
     base, other = read_gray_image(base_path), read_gray_image(moving)
     if (fixed_points is None) != (moving_points is None):
         raise InputError("landmarks are given for one image only; give both --fixed-points and --moving-points.")
-    start = pairs = None
+    start = None if begin is None else read_linear_transform(begin)
+    pairs = None
     if fixed_points is not None and moving_points is not None:
         pairs = read_point_file(fixed_points).paired(read_point_file(moving_points))
-        start = register_landmarks(pairs[0], pairs[1], names=pairs[2]).target_from_source
+        if start is None:
+            start = register_landmarks(pairs[0], pairs[1], names=pairs[2]).target_from_source
     result = register_pair(base, other, kind, start=start)
     laid = resample(other, base, result.transform)
     figures: dict[str, Any] = {
         "kind": kind,
         "moving_from_fixed": result.linear.moving_from_fixed,
-        "mutual_information": result.linear.mutual_information,
-        "overlap": result.linear.overlap,
-        "starts": result.linear.starts,
     }
+    if isinstance(result.linear, UltrasoundRegistration):
+        figures |= {"explained": result.linear.explained, "start_explained": result.linear.start_explained}
+    else:
+        figures |= {
+            "mutual_information": result.linear.mutual_information,
+            "overlap": result.linear.overlap,
+            "starts": result.linear.starts,
+        }
     if result.bent is not None:
         jacobian = result.bent.jacobian
         figures |= {"jacobian": [jacobian.smallest, jacobian.largest], "largest_mm": result.bent.largest_mm}
@@ -188,7 +199,9 @@ def image(
         "image_on_fixed.nrrd": lambda path: sitk.WriteImage(laid, str(path), useCompression=True),
     }
     draw = draw_pictures([[("fixed and moving image in turn", checkerboard(base, laid))]])
-    conclude(opened, "image", result.verdict, figures, draw, [base_path, moving, fixed_points, moving_points], files)
+    conclude(
+        opened, "image", result.verdict, figures, draw, [base_path, moving, fixed_points, moving_points, begin], files
+    )
 
 
 @register.command()
@@ -297,7 +310,7 @@ def projection(
     """Find the pose of the case's CT from X-ray views with C-arm geometry in their DICOM tags."""
     from registration.image.files import read_image
     from registration.projection.carm import Attenuation, radiograph
-    from registration.projection.files import read_radiograph
+    from registration.projection.files import middle_of, read_radiograph
     from registration.projection.match import register_projections
     from surgical_twin.case import IMAGE, Case
     from surgical_twin.registration_inputs import read_start
@@ -306,7 +319,8 @@ def projection(
     opened = Case.open(case)
     ct_path = ct if ct is not None else opened.require(IMAGE)
     volume = Attenuation.from_ct(read_image(ct_path), spacing=2.0)
-    views = [read_radiograph(path, volume.middle) for path in radiographs]
+    isocenter = middle_of(ct_path)
+    views = [read_radiograph(path, isocenter) for path in radiographs]
     images, cameras = [pixels for pixels, _ in views], [camera for _, camera in views]
     guess = None if start is None else read_start(start, "world_from_image")
     result = register_projections(images, cameras, volume, start=guess, limits=limits_of(opened, "projection"))
@@ -324,3 +338,50 @@ def projection(
         for pixels, camera in views
     ]
     conclude(opened, "projection", result.verdict, figures, draw_pictures(rows), [ct_path, *radiographs, start])
+
+
+@register.command()
+def angiogram(
+    case: CaseFolder,
+    angiograms: Annotated[list[Path], typer.Argument(help="DICOM angiograms or runs, as seen from the focus.")],
+    mask: Annotated[
+        list[Path] | None, typer.Option(help="Picture of the vessels (not zero inside), one per view, in order.")
+    ] = None,
+    start: Annotated[Path | None, typer.Option(help="Result file of a projection or angiogram to start from.")] = None,
+) -> None:
+    """Find the pose of the case's vessels from where contrast agent shows them in X-ray views."""
+    from registration.projection.centerline_match import register_centerline
+    from registration.projection.files import middle_of, read_run
+    from registration.projection.vessel_lines import contrast_of, read_lines, vessel_lines
+    from registration.rigid import apply_to_points
+    from registration.verdict import judge, worst
+    from surgical_twin.case import CENTERLINE, IMAGE, Case
+    from surgical_twin.errors import InputError
+    from surgical_twin.registration_inputs import read_branch_tree, read_start
+    from surgical_twin.registration_results import draw_projected, limits_of
+
+    opened = Case.open(case)
+    tree = read_branch_tree(opened)
+    if mask and len(mask) != len(angiograms):
+        raise InputError(f"{len(mask)} masks for {len(angiograms)} angiograms; give one --mask per view, or none.")
+    image_path = opened.path(IMAGE)
+    isocenter = middle_of(image_path) if image_path.is_file() else tree.middle
+    views = [read_run(path, isocenter) for path in angiograms]
+    pictures, cameras = [contrast_of(frames) for frames, _ in views], [camera for _, camera in views]
+    lines = [read_lines(path) for path in mask] if mask else [vessel_lines(picture) for picture in pictures]
+    guess = None if start is None else read_start(start, "world_from_image")
+    result = register_centerline(tree.points, lines, cameras, start=guess)
+    moved = apply_to_points(result.world_from_tree, tree.points)
+    error = float(max(result.error.error_95(point) for point in moved[:: max(1, len(moved) // 20)]))
+    verdict = worst([judge("largest error (95 %)", error, limits_of(opened, "angiogram"), "mm"), result.verdict])
+    figures = {
+        "world_from_image": result.world_from_tree,
+        "covariance": result.error.pose_covariance,
+        "error_95_mm": error,
+        "rms_px": result.rms_px,
+        "matched": result.matched,
+        "depth_deviation_mm": result.depth_std_mm,
+    }
+    draw = draw_projected(pictures, lines, [camera.project(moved) for camera in cameras])
+    read = [opened.path(CENTERLINE), *angiograms, *(mask or []), start]
+    conclude(opened, "angiogram", verdict, figures, draw, read)

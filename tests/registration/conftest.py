@@ -8,8 +8,12 @@ import pytest
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
+from meshes.centerline import Centerline, Line
+from meshes.files import write_centerline, write_lumen_mesh
+from meshes.ports import Port
+from meshes.tetrahedra import LumenMesh
 from surgical_twin import cli
-from surgical_twin.case import Case
+from surgical_twin.case import CENTERLINE, CENTERLINE_TABLE, MESH, Case, write_table
 
 
 class Terminal:
@@ -92,3 +96,79 @@ def head(size=40, spacing=4.0):
 @pytest.fixture(scope="session")
 def head_ct():
     return head
+
+
+def fork():
+    """A parent of 90 mm that bends and forks into two branches of 70 mm; points and radii."""
+    s = np.linspace(0, 1, 60)[:, None]
+    parent = np.array([0, 0, 90.0]) * s + 12 * np.sin(np.pi * s) * (1, 0.3, 0)
+    lines, radii = [parent], [np.full(60, 4.0)]
+    for side in (1, -1):
+        along = np.array((side * np.sin(0.6), 0.1, np.cos(0.6)))
+        lines.append(parent[-1] + 70 * s * along + 6 * np.sin(np.pi * s / 1.3) * (0.2, side, 0.3))
+        radii.append(np.linspace(3.2, 2.4, 60))
+    return lines, radii
+
+
+@pytest.fixture
+def planned(terminal):
+    """The case with a centerline, its table and a mesh that has ports."""
+    lines, radii = fork()
+    frayed = lines[1][-1] + np.arange(1, 20)[:, None] * (lines[1][-1] - lines[1][-2])  # behind the port
+    parts = [
+        Line(lines[0], radii[0], None),
+        Line(np.concatenate([lines[1], frayed]), np.concatenate([radii[1], np.full(19, 0.3)]), 0, "left"),
+        Line(lines[2], radii[2], 0, "right"),
+    ]
+    centerline = Centerline.of_lines(parts)
+    opened = Case.open(terminal.case)
+    write_centerline(centerline, opened.path(CENTERLINE))
+    rows = [
+        (branch, *(f"{v:.4f}" for v in (arc, *point, radius, np.pi * radius**2, radius)))
+        for branch, arc, point, radius in zip(
+            centerline.branch, centerline.arc_length, centerline.points, centerline.radius, strict=True
+        )
+    ]
+    head = ("branch", "arc_length_mm", "x", "y", "z", "inscribed_radius_mm", "area_mm2", "equivalent_radius_mm")
+    write_table(opened.path(CENTERLINE_TABLE), head, rows)
+    ends = [("inlet", "inlet", lines[0][0]), ("left", "outlet", lines[1][-1]), ("right", "outlet", lines[2][-1])]
+    ports = tuple(
+        Port(name=name, role=role, center=place, normal=np.array([0, 0, 1.0]), area=50.0, radius=4.0, tag=k + 1)
+        for k, (name, role, place) in enumerate(ends)
+    )
+    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1.0]])
+    faces = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+    mesh = LumenMesh(corners, np.array([[0, 1, 2, 3]]), faces, np.array([1, 2, 3, 0], dtype=np.int32), ports)
+    write_lumen_mesh(mesh, opened.path(MESH))
+    return terminal
+
+
+@pytest.fixture(scope="session")
+def forked():
+    """Lines and radii of the vessel of `planned`."""
+    return fork()
+
+
+def write_radiograph(path, integrals, primary, pixel=2.4):
+    """A DICOM X-ray angiography image: intensity behind the patient, bones dark."""
+    pixels = np.clip(3000.0 * np.exp(-integrals), 0, 4095).astype(np.uint16)
+    image = sitk.GetImageFromArray(pixels)
+    image.SetSpacing((pixel, pixel, 1.0)[: image.GetDimension()])
+    tags = {
+        "0008|0060": "XA",
+        "0008|0016": "1.2.840.10008.5.1.4.1.1.12.1",
+        "0018|1110": "1100",
+        "0018|1111": "750",
+        "0018|1510": f"{primary}",
+        "0018|1511": "0",
+        "0028|1040": "LIN",
+    }
+    for key, value in tags.items():
+        image.SetMetaData(key, value)
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def xray():
+    return write_radiograph

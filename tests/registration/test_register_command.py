@@ -10,14 +10,10 @@ import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from meshes.centerline import Centerline, Line
-from meshes.files import write_centerline, write_lumen_mesh
-from meshes.ports import Port
-from meshes.tetrahedra import LumenMesh
 from registration.camera import PinholeCamera
 from registration.projection.carm import Attenuation, carm_camera, radiograph
 from registration.rigid import apply_to_points, rotation_angle
-from surgical_twin.case import CENTERLINE, CENTERLINE_TABLE, FIDUCIALS, MESH, SURFACE, Case, write_table
+from surgical_twin.case import CENTERLINE, CENTERLINE_TABLE, FIDUCIALS, SURFACE, Case, write_table
 
 DATA = Path(__file__).parents[3] / "shared/data"
 PLUS = DATA / "plus_tracked_sequences"
@@ -264,62 +260,17 @@ def test_image_refuses_what_cannot_be_used(terminal, tmp_path, points):
 # Lumen
 
 
-def branches():
-    """A parent of 90 mm that bends and forks into two branches of 70 mm; points and radii."""
-    s = np.linspace(0, 1, 60)[:, None]
-    parent = np.array([0, 0, 90.0]) * s + 12 * np.sin(np.pi * s) * (1, 0.3, 0)
-    lines, radii = [parent], [np.full(60, 4.0)]
-    for side in (1, -1):
-        along = np.array((side * np.sin(0.6), 0.1, np.cos(0.6)))
-        lines.append(parent[-1] + 70 * s * along + 6 * np.sin(np.pi * s / 1.3) * (0.2, side, 0.3))
-        radii.append(np.linspace(3.2, 2.4, 60))
-    return lines, radii
-
-
-@pytest.fixture
-def planned(terminal):
-    """The case with a centerline, its table and a mesh that has ports."""
-    lines, radii = branches()
-    frayed = lines[1][-1] + np.arange(1, 20)[:, None] * (lines[1][-1] - lines[1][-2])  # behind the port
-    parts = [
-        Line(lines[0], radii[0], None),
-        Line(np.concatenate([lines[1], frayed]), np.concatenate([radii[1], np.full(19, 0.3)]), 0, "left"),
-        Line(lines[2], radii[2], 0, "right"),
-    ]
-    centerline = Centerline.of_lines(parts)
-    opened = Case.open(terminal.case)
-    write_centerline(centerline, opened.path(CENTERLINE))
-    rows = [
-        (branch, *(f"{v:.4f}" for v in (arc, *point, radius, np.pi * radius**2, radius)))
-        for branch, arc, point, radius in zip(
-            centerline.branch, centerline.arc_length, centerline.points, centerline.radius, strict=True
-        )
-    ]
-    head = ("branch", "arc_length_mm", "x", "y", "z", "inscribed_radius_mm", "area_mm2", "equivalent_radius_mm")
-    write_table(opened.path(CENTERLINE_TABLE), head, rows)
-    ends = [("inlet", "inlet", lines[0][0]), ("left", "outlet", lines[1][-1]), ("right", "outlet", lines[2][-1])]
-    ports = tuple(
-        Port(name=name, role=role, center=place, normal=np.array([0, 0, 1.0]), area=50.0, radius=4.0, tag=k + 1)
-        for k, (name, role, place) in enumerate(ends)
-    )
-    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1.0]])
-    faces = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
-    mesh = LumenMesh(corners, np.array([[0, 1, 2, 3]]), faces, np.array([1, 2, 3, 0], dtype=np.int32), ports)
-    write_lumen_mesh(mesh, opened.path(MESH))
-    return terminal
-
-
-def pull_back(rng, count=400):
-    lines, _ = branches()
+def pull_back(forked, rng, count=400):
+    lines, _ = forked
     path = np.concatenate([lines[0], lines[1][1:]])
     arc = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
     at = np.linspace(arc[-1] - 5, 10, count)
     return np.column_stack([np.interp(at, arc, path[:, k]) for k in range(3)]), arc[-1] - at
 
 
-def test_lumen_corrects_a_drift_and_says_the_branch(planned, table):
+def test_lumen_corrects_a_drift_and_says_the_branch(planned, forked, table):
     rng = np.random.default_rng(3)
-    true, _ = pull_back(rng)
+    true, _ = pull_back(forked, rng)
     shift = np.array([2.5, -2.0, 1.5])
     fixes = true + shift + rng.normal(size=true.shape) * 0.5
     path = table("fixes.csv", np.column_stack([0.025 * np.arange(400), fixes]), head="time_s,x,y,z")
@@ -333,8 +284,8 @@ def test_lumen_corrects_a_drift_and_says_the_branch(planned, table):
     assert set(result["read"]) >= {str(path)}
 
 
-def test_lumen_says_that_the_catheter_is_not_in_the_vessel(planned, table):
-    true, _ = pull_back(np.random.default_rng(4), 80)
+def test_lumen_says_that_the_catheter_is_not_in_the_vessel(planned, forked, table):
+    true, _ = pull_back(forked, np.random.default_rng(4), 80)
     path = table("fixes.csv", np.column_stack([0.025 * np.arange(80), true + (60.0, 0, 0)]))
     assert planned.run("register", "lumen", path) == 1
     assert "outside the lumen" in planned.said
@@ -376,8 +327,8 @@ def test_elastic_moves_a_target_with_the_surface(terminal, tmp_path, table):
     np.testing.assert_allclose(rows[:, 3:], target + sag, atol=0.3)
 
 
-def test_elastic_moves_the_centerline_of_the_case(planned, tmp_path, table):
-    lines, _ = branches()
+def test_elastic_moves_the_centerline_of_the_case(planned, forked, tmp_path, table):
+    lines, _ = forked
     grid = pyvista.ImageData(dimensions=(9, 8, 14), spacing=(15.0, 15.0, 15.0), origin=(-60.0, -52.0, -15.0))
     grid.triangulate().save(tmp_path / "body.vtu")
     rng = np.random.default_rng(5)
@@ -406,27 +357,7 @@ def test_elastic_refuses_what_cannot_be_used(terminal, tmp_path, table):
 # Projection
 
 
-def write_radiograph(path, integrals, primary):
-    """A DICOM X-ray angiography image: intensity behind the patient, bones dark."""
-    pixels = np.clip(3000.0 * np.exp(-integrals), 0, 4095).astype(np.uint16)
-    image = sitk.GetImageFromArray(pixels)
-    image.SetSpacing((2.4, 2.4))
-    tags = {
-        "0008|0060": "XA",
-        "0008|0016": "1.2.840.10008.5.1.4.1.1.12.1",
-        "0018|1110": "1100",
-        "0018|1111": "750",
-        "0018|1510": f"{primary}",
-        "0018|1511": "0",
-        "0028|1040": "LIN",
-    }
-    for key, value in tags.items():
-        image.SetMetaData(key, value)
-    sitk.WriteImage(image, str(path))
-    return path
-
-
-def test_projection_from_two_dicom_views(terminal, tmp_path, head_ct):
+def test_projection_from_two_dicom_views(terminal, tmp_path, head_ct, xray):
     ct = head_ct()
     sitk.WriteImage(ct, str(terminal.case / "image.nrrd"))
     volume = Attenuation.from_ct(ct, spacing=2.0)
@@ -445,7 +376,7 @@ def test_projection_from_two_dicom_views(terminal, tmp_path, head_ct):
             height=120,
             isocenter=tuple(volume.middle),
         )
-        views.append(write_radiograph(tmp_path / f"{primary:.0f}.dcm", radiograph(volume, camera, true), primary))
+        views.append(xray(tmp_path / f"{primary:.0f}.dcm", radiograph(volume, camera, true), primary))
     code = terminal.run("register", "projection", *views)
     assert code == 0, terminal.said
     found = np.array(terminal.result("projection")["world_from_image"])
@@ -455,7 +386,7 @@ def test_projection_from_two_dicom_views(terminal, tmp_path, head_ct):
     assert np.degrees(rotation_angle(found @ np.linalg.inv(true))) < 1.0
 
 
-def test_projection_refuses_pictures_without_geometry(terminal, tmp_path, head_ct):
+def test_projection_refuses_pictures_without_geometry(terminal, tmp_path, head_ct, xray):
     sitk.WriteImage(head_ct(16, 10.0), str(terminal.case / "image.nrrd"))
     plain = tmp_path / "plain.png"
     sitk.WriteImage(sitk.Image([32, 32], sitk.sitkUInt8), str(plain))
@@ -465,7 +396,7 @@ def test_projection_refuses_pictures_without_geometry(terminal, tmp_path, head_c
     sitk.WriteImage(sitk.Image([32, 32], sitk.sitkVectorUInt8, 3), str(color))
     assert "color" in terminal.refused("register", "projection", color)
     assert "cannot be read" in terminal.refused("register", "projection", tmp_path / "no.dcm")
-    view = write_radiograph(tmp_path / "view.dcm", np.ones((32, 32)), 0.0)
+    view = xray(tmp_path / "view.dcm", np.ones((32, 32)), 0.0)
     assert "flat" in terminal.refused("register", "projection", view)
     start = tmp_path / "start.json"
     start.write_text('{"verdict": "pass", "image_from_tracker": []}')
@@ -475,7 +406,7 @@ def test_projection_refuses_pictures_without_geometry(terminal, tmp_path, head_c
 # All of them
 
 
-@pytest.mark.parametrize("command", ["landmarks", "surface", "image", "lumen", "elastic", "projection"])
+@pytest.mark.parametrize("command", ["landmarks", "surface", "image", "lumen", "elastic", "projection", "angiogram"])
 def test_every_command_says_that_a_folder_is_no_case(terminal, points, tmp_path, command):
     terminal.case = tmp_path / "nothing"
     terminal.case.mkdir()
