@@ -21,12 +21,15 @@ from scipy.stats import chi2
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests/registration"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
 DATA = ROOT.parent / "shared/data"
+
+from registration_recordings import put, recordings  # noqa: E402
 
 from registration.absolute_orientation import fit_points  # noqa: E402
 from registration.anisotropic import register_anisotropic  # noqa: E402
 from registration.landmarks import register_landmarks  # noqa: E402
-from registration.rigid import apply_to_points, rotation_angle  # noqa: E402
+from registration.rigid import apply_to_points  # noqa: E402
 
 FIDUCIALS = np.array([[0, 0, 0], [90, 5, 10], [20, 70, -15], [60, 40, 55], [10, -30, 40], [-25, 30, 35.0]])
 FAR = np.array([40.0, 120.0, -60.0])
@@ -89,36 +92,6 @@ class Trials:
                     file.write(json.dumps(done[-1]) + "\n")
             print(f"{name} {k + 1}/{count}", end="\r", file=sys.stderr, flush=True)
         return np.array(done[:count])
-
-
-def put(figures, name, value, goal, unit, why=None):
-    figures[name] = {"value": None if value is None else round(float(value), 4), "goal": goal, "unit": unit}
-    if why:
-        figures[name]["why"] = why
-    print(f"{name:<32} {figures[name]['value']} {unit}   goal {goal}   {why or ''}", flush=True)
-
-
-def recordings(figures):
-    """Real recordings against the answers that came with them."""
-    from registration.calibration.hand_eye import calibrate_hand_eye_streams
-    from registration.calibration.motion_files import find_lag, read_motion
-    from registration.pose_files import read_pose_table
-
-    plus = DATA / "plus_tracked_sequences"
-    if plus.is_dir():
-        video = read_motion(plus / "WaterTankBottomTranslationVideoBuffer.igs.mha")
-        probe = read_motion(plus / "WaterTankBottomTranslationTrackerBuffer-trimmed.igs.mha", "Probe")
-        lag = find_lag(video, probe, reach_s=0.5)
-        put(figures, "water_tank_lag_error", 1e3 * abs(lag.lag_s + 0.0648266), "<= 5", "ms")
-    folder = DATA / "ethz_hand_eye/TANGO_exCALIBur_1"
-    if folder.is_dir():
-        devices = [read_pose_table(path, unit_mm=1000.0) for path in sorted(folder.glob("*.csv"))]
-        legs = [calibrate_hand_eye_streams(devices[i], devices[j]) for i, j in ((0, 1), (1, 2), (2, 0))]
-        loop = legs[0].a_from_b @ legs[1].a_from_b @ legs[2].a_from_b
-        put(figures, "hand_eye_loop", np.linalg.norm(loop[:3, 3]), "<= 18.585", "mm")
-        put(figures, "hand_eye_loop_angle", np.degrees(rotation_angle(loop)), "<= 0.1155", "degrees")
-    why = "PLUS stores the result of its pivot calibration but not the poses it came from"
-    put(figures, "pivot_against_reference", None, "<= 0.05", "mm", why)
 
 
 def head():
