@@ -21,6 +21,9 @@ from surgical_twin.assimilation.beat import Beat
 from surgical_twin.case import ANATOMY, AXIS, FIDUCIALS, MESH, REDUCED, SURFACE, Case
 from surgical_twin.display_fields import DisplayFields
 from surgical_twin.errors import InputError
+from surgical_twin.plan_approval import approval_status
+from surgical_twin.plan_desk import CasePlanDesk
+from surgical_twin.plan_landmarks import TARGET, PlanLandmarks
 from surgical_twin.session_model import SessionModel
 from surgical_twin.session_state import SessionState
 from surgical_twin.twin_state import build_twin_state
@@ -30,7 +33,9 @@ from viewer.decimation import within_budget
 from viewer.film import write_film
 from viewer.gltf import Structure, write_glb
 from viewer.guidance import Guide
+from viewer.layout import PLANNING
 from viewer.listener import StateListener
+from viewer.plan_page import serve_plan
 from viewer.player import Player
 from viewer.quantities import SHEAR, VELOCITY
 from viewer.scene import Scene
@@ -109,12 +114,17 @@ def export_ar(case: Case, path: Path, *, triangles: int = TRIANGLES) -> None:
 
 
 def open_scene(case: Case, **options: Any) -> Scene:
-    """The scene of a case, with wall shear and velocity where its flow model has them.
+    """The scene of a case, with wall shear and velocity where its flow model has them, its landmarks, and what its
+    plan's approval is worth.
 
     Raises:
         InputError: the case has nothing to show.
     """
     case.require(SURFACE)
+    approval, marks = approval_status(case), PlanLandmarks(case).marks
+    options = {"plan_words": approval.words, "plan_changed": approval.state == "changed"} | options
+    if TARGET in marks:
+        options = {"target": marks[TARGET]} | options
     fields = DisplayFields.of(case) if case.path(REDUCED).is_file() and case.path(MESH).is_file() else None
     if fields is not None:
         note = SHEAR.note if fields.relative_error is None else f"± {196.0 * fields.relative_error:.0f} % (95 %)"
@@ -128,7 +138,9 @@ def open_scene(case: Case, **options: Any) -> Scene:
             "listeners": (fields.take,),
             "grid": fields.grid,
         }
-    return Scene.from_case(case.folder, **options)
+    scene = Scene.from_case(case.folder, **options)
+    scene.mark(marks)
+    return scene
 
 
 def export_png(case: Case, path: Path) -> None:
@@ -143,6 +155,27 @@ def export_png(case: Case, path: Path) -> None:
         scene.update(build_twin_state(model, planned_state(model), 0))
         scene.save_png(path)
     finally:
+        scene.close()
+
+
+def run_plan(case: Case, *, port: int) -> None:
+    """Serve the planning page of a case until interrupted.
+
+    Raises:
+        InputError: the case is not planned so far that it has a flow model, or the port is in use.
+    """
+    scene = open_scene(case, layout=PLANNING)
+    desk = None
+    try:
+        model = SessionModel.load(case)
+        scene.show_plan(build_twin_state(model, planned_state(model), 0))
+        desk = CasePlanDesk(case)
+        serve_plan(
+            scene, desk, port=port, on_ready=lambda address: print(f"the planning page is at {address}", flush=True)
+        )
+    finally:
+        if desk is not None:
+            desk.close()
         scene.close()
 
 

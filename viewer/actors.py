@@ -71,6 +71,10 @@ class LumenActors:
         mesh.compute_normals(cell_normals=False, split_vertices=False, auto_orient_normals=True, inplace=True)
         if mesh.n_points != surface.n_points:
             raise InputError("the lumen surface holds points that no triangle uses; write it again.")
+        # Normals as the triangles wind may all point inward: moving the wall must not turn them over.
+        plain = mesh.compute_normals(cell_normals=False, split_vertices=False, auto_orient_normals=False)
+        agree = (plain.point_data.active_normals * mesh.point_data.active_normals).sum(axis=1)
+        self._outward = np.float32(1.0 if np.median(agree) >= 0.0 else -1.0)
         # The hatch runs along a diagonal of the body, four stripes per typical vessel diameter.
         size = float(np.linalg.norm(np.ptp(mesh.points, axis=0)))
         along = mesh.points @ np.array([0.6, 0.3, 0.74]) / max(size / 45.0, 1e-6)
@@ -101,6 +105,14 @@ class LumenActors:
     def mesh(self) -> pv.PolyData:
         """The surface being shown, mm LPS."""
         return self._mesh
+
+    def move(self, points: NDArray[np.float32]) -> None:
+        """Put the wall's points (n, 3) elsewhere, mm LPS; its triangles and colors stay."""
+        self._mesh.points[:] = points
+        normals = self._mesh.compute_normals(cell_normals=False, split_vertices=False, auto_orient_normals=False)
+        self._mesh.point_data.active_normals[:] = self._outward * normals.point_data.active_normals
+        self._mesh.GetPoints().Modified()
+        self._mesh.GetPointData().GetNormals().Modified()
 
     def show(self, coefficients: ArrayLike | None) -> None:
         """Color the wall by ``modes @ coefficients`` [mmHg]; None shows it hatched grey.

@@ -44,6 +44,7 @@ REPLAY = "replay"
 """The one flag that does not say that a state is wrong, only that it was: shown as such, and not as untrusted."""
 
 SILENT, MISFIT = "twin_silent", "state_unreadable"
+PLAN_CHANGED = "plan_changed"
 
 # HIGH: the tool may be elsewhere than shown, or nothing shown is current. MEDIUM: numbers are not to be relied on.
 # LOW: a person did it on purpose, or something is less good than planned and the intervals say so.
@@ -53,6 +54,7 @@ _CONDITIONS: dict[str, tuple[Priority, str]] = {
     NEAR_WALL: (Priority.MEDIUM, "tip is close to the vessel wall"),
     SILENT: (Priority.HIGH, "no state from the twin"),
     MISFIT: (Priority.HIGH, "the twin's state cannot be shown"),
+    PLAN_CHANGED: (Priority.MEDIUM, "the plan has changed since it was approved"),
     REPLAY: (Priority.LOW, "replay of a recording: not the patient now"),
     # where the tip is
     "registration_drifted": (Priority.HIGH, "registration has drifted: register again"),
@@ -96,7 +98,7 @@ _CONDITIONS: dict[str, tuple[Priority, str]] = {
 }
 """Priority and words by a flag without the name behind its colon, which stands for ``{name}``."""
 
-OWN_CONDITIONS = (BREACH, NEAR_WALL, SILENT, MISFIT, REPLAY)
+OWN_CONDITIONS = (BREACH, NEAR_WALL, SILENT, MISFIT, PLAN_CHANGED, REPLAY)
 """Those that no state of a live twin carries."""
 
 

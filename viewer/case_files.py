@@ -12,6 +12,7 @@ import vtk
 from numpy.typing import NDArray
 
 from viewer.errors import InputError
+from viewer.motion import MOTION, read_motion
 from viewer.slices import Volume
 
 
@@ -35,6 +36,8 @@ def read_case(folder: Path, *, given: Collection[str] = ()) -> tuple[pv.PolyData
         for name, (file, read) in readers.items()
         if name not in given and (folder / file).is_file()
     }
+    if "motion" not in given and (folder / MOTION).is_file():
+        found["motion"] = read_motion(folder / MOTION, lumen)
     ports = named_ports(lumen)
     return lumen, found if ports is None else {"ports": ports} | found
 

@@ -2,7 +2,7 @@
 
 Over the 3D view the left button turns, the middle one (or shift) moves, the right one and the wheel zoom: VTK does
 that. Over a slice the wheel goes through slices, the left button sets window and level, the right one zooms, and the
-middle one moves; with shift held the crosshair of all slices goes to the mouse.
+middle one moves; with shift held the crosshair of all slices goes to the mouse, over the 3D view to what is seen there.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from viewer.layout import LAYOUTS
 from viewer.scene import Scene
@@ -23,6 +24,7 @@ KEYS = {
     "f b": "next and previous slice, under the mouse",
     "g": "outline of the lumen on and off",
     "v": "anatomy on and off",
+    "p": "velocity as particles or as streamlines",
     "r": "look at the whole vessel, and undo window and level",
 }
 """For the help in the window and the guide."""
@@ -39,6 +41,7 @@ class Controls:
     def __init__(self, scene: Scene, changed: Callable[[], None]) -> None:
         self._scene, self._changed = scene, changed
         self._held: tuple[str, int, int, int] | None = None
+        self._turning = False
         self._anatomy = True
         self._tags: dict[str, int] = {}
         interactor = scene.plotter.render_window.GetInteractor()
@@ -60,6 +63,16 @@ class Controls:
             # Before VTK's own camera (priority 0), which must not see what was meant for a slice.
             self._tags[name] = interactor.AddObserver(name, self._guarded(name, act), 10.0)
 
+    @property
+    def window(self) -> Any:
+        """VTK's render window."""
+        return self._scene.plotter.render_window
+
+    def hover(self, x: float, y: float) -> bool:
+        """The mouse moves with shift held, at a pixel counted from the lower left corner; whether slices went there."""
+        self._interactor.SetEventInformation(round(x), round(y), 0, 1)
+        return self._move()
+
     def press_key(self, key: str) -> bool:
         """Do what a key does; whether it does anything."""
         scene = self._scene
@@ -79,6 +92,8 @@ class Controls:
         elif key == "v":
             self._anatomy = not self._anatomy
             scene.show_anatomy(self._anatomy)
+        elif key == "p":
+            scene.show_particles(not scene.as_particles)
         elif key == "r":
             scene.reset_view()
             if scene.volume is not None:
@@ -103,28 +118,35 @@ class Controls:
         found = self._scene.pane_at(*self._mouse())
         return found[0] if found is not None and found[0] in self._scene.slices else None
 
+    def _point_under_mouse(self) -> NDArray[np.float64] | None:
+        """Of a slice, or of what is seen in 3D."""
+        x, y = self._mouse()
+        found = self._scene.pane_at(x, y)
+        if found is not None and found[0] in self._scene.slices:
+            name, pane = found
+            return self._scene.slices[name].to_point(x - pane.x, y - pane.y, pane.size)
+        return self._scene.pick(x, y)
+
     def _press(self, button: int) -> bool:
         name = self._slice_under_mouse()
         if name is None:
+            self._turning = True
             return False
         self._held = (name, button, *self._mouse())
         return True
 
     def _release(self) -> bool:
-        held, self._held = self._held, None
+        held, self._held, self._turning = self._held, None, False
         return held is not None
 
     def _move(self) -> bool:
         scene = self._scene
         x, y = self._mouse()
         if self._held is None:
-            name = self._slice_under_mouse()
-            if name is None or not self._interactor.GetShiftKey():
+            point = None if self._turning or not self._interactor.GetShiftKey() else self._point_under_mouse()
+            if point is None:
                 return False
-            found = scene.pane_at(x, y)
-            assert found is not None
-            pane = found[1]
-            scene.cross_at(scene.slices[name].to_point(x - pane.x, y - pane.y, pane.size))
+            scene.cross_at(point)
             self._changed()
             return True
         name, button, x0, y0 = self._held

@@ -53,6 +53,10 @@ class FlowLines:
         self.actor.GetProperty().LightingOff()
         self.actor.SetVisibility(False)
 
+    def scale(self, limits: tuple[float, float]) -> None:
+        """Set the ends of the color scale, m/s."""
+        self.actor.GetMapper().SetScalarRange(*limits)
+
     def show(self, velocity: NDArray[np.float32] | None) -> None:
         """Draw the lines of a velocity (points, 3) in m/s; None hides them."""
         self.actor.SetVisibility(velocity is not None)

@@ -24,6 +24,9 @@ SAMPLES_PER_S = 60.0
 FALLBACK_BEAT_S = 3.0
 """Where no heart beat is heard of, means are taken over so many seconds."""
 
+LEAST_BEAT_S = 0.2
+"""Hearts beat 300 times a minute at most."""
+
 _NAN = float("nan")
 
 
@@ -81,6 +84,15 @@ class History:
             return tips
         return np.asarray(tips[rows[:, 0] >= rows[-1, 0] - seconds])
 
+    def beat_share(self, state: TwinState) -> float | None:
+        """How much of the beat is over at a state, 0 to 1; None where no two heart beats have been heard of."""
+        length = None if self._beat is None else self._beat.length_s
+        r_wave = _newest_r_wave(state)
+        if length is None or r_wave is None:
+            return None
+        # A beat that is longer than the last one stays at its end until the next R-wave.
+        return float(np.clip((state.source_time_ns * 1e-9 - r_wave) / length, 0.0, 0.999))
+
     @property
     def beat(self) -> BeatMeans | None:
         """Means over the last whole beat (or `FALLBACK_BEAT_S`); None before one is over."""
@@ -108,6 +120,7 @@ class _BeatMean:
     def __init__(self) -> None:
         self.done: BeatMeans | None = None
         self._r_wave_s: float | None = None
+        self.length_s: float | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -124,6 +137,8 @@ class _BeatMean:
         if r_wave is not None and (self._r_wave_s is None or abs(r_wave - self._r_wave_s) > 0.2):
             if self._r_wave_s is not None:
                 self._finish(whole_beat=True)
+                if LEAST_BEAT_S < r_wave - self._r_wave_s < FALLBACK_BEAT_S:
+                    self.length_s = r_wave - self._r_wave_s
             self._r_wave_s = r_wave
             self._begin()
             self._since = now_s

@@ -12,6 +12,9 @@ PANEL_SHARE = 0.3
 LAYOUTS = ("conventional", "four_up", "3d", "endoluminal")
 """By their keys 1 to 4."""
 
+PLANNING = "planning"
+"""Slices and 3D alone, for a page that says everything else itself."""
+
 
 @dataclass(frozen=True)
 class Pane:
@@ -33,18 +36,18 @@ class Pane:
 
 
 def panes(layout: str, width: int, height: int) -> dict[str, Pane]:
-    """Name to pane for a window; the panel of numbers is always there.
+    """Name to pane for a window; the panel of numbers is always there but in planning.
 
     Names: ``3d``, ``endoluminal``, ``axial``, ``coronal``, ``sagittal``, ``waves``, ``pullback``, ``panel``.
 
     Raises:
         InputError: no such layout.
     """
-    view = round((1.0 - PANEL_SHARE) * width)
-    placed = {"panel": Pane(view, 0, width - view, height)}
+    view = width if layout == PLANNING else round((1.0 - PANEL_SHARE) * width)
+    placed = {} if layout == PLANNING else {"panel": Pane(view, 0, width - view, height)}
     if layout == "3d":
         return placed | {"3d": Pane(0, 0, view, height)}
-    if layout == "four_up":
+    if layout in ("four_up", PLANNING):
         x, y = view // 2, height // 2
         return placed | {
             "axial": Pane(0, 0, x, y),

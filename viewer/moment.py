@@ -21,12 +21,14 @@ class Moment:
         guidance: distances from the tip; None where it is not known.
         silent_s: seconds since the twin was last heard, if it has fallen silent.
         problem: why the newest state cannot be shown, if so.
+        planning: there is no procedure: what is shown is the plan, and no tip is missed.
     """
 
     state: TwinState | None = None
     guidance: Guidance | None = None
     silent_s: float | None = None
     problem: str | None = None
+    planning: bool = False
 
     @property
     def own_doubts(self) -> tuple[str, ...]:

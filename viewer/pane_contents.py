@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +63,7 @@ class SliceLook:
         outline: the lumen whose outline is drawn; None for none.
         following: whether the slices follow the tip.
         scale: of type and lines.
+        marks: landmarks by name, (3,) mm LPS.
     """
 
     volume: Volume | None
@@ -70,6 +71,7 @@ class SliceLook:
     outline: pv.PolyData | None
     following: bool
     scale: float
+    marks: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 def slice_content(moment: Moment, view: SliceView, pane: Pane, look: SliceLook) -> Content:
@@ -82,6 +84,9 @@ def slice_content(moment: Moment, view: SliceView, pane: Pane, look: SliceLook) 
     warning = None if tip is not None else "TIP NOT KNOWN"
     if not moment.trusted and (state is None or tip is None or moment.silent_s is not None or doubts(state.flags)):
         warning = warning or "NOT TRUSTED"
+    note = "" if look.following else "not following: space"
+    if moment.planning:
+        tip, covariance, warning, note = None, None, None, ""
 
     def draw() -> Pixels:
         if look.volume is None:
@@ -95,13 +100,16 @@ def slice_content(moment: Moment, view: SliceView, pane: Pane, look: SliceLook) 
             tip=tip,
             covariance=covariance,
             warning=warning,
-            note="" if look.following else "not following: space",
+            note=note,
             scale=look.scale,
+            marks=look.marks,
+            cross=view.center if moment.planning else None,
         )
 
     key = (
         tuple(np.round(view.center, 2)), view.span_mm, pane, look.window_level, look.outline is None, warning,
         look.following, None if tip is None else tuple(np.round(tip, 2)), covariance,
+        moment.planning, tuple((name, *np.round(at, 2)) for name, at in look.marks.items()),
     )  # fmt: skip
     return Content(key, draw)
 

@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pyvista as pv
 from numpy.typing import ArrayLike, NDArray
 
 from viewer import colors
 from viewer.alert_strip import draw_alerts
-from viewer.alerts import AlertBoard
+from viewer.alerts import PLAN_CHANGED, AlertBoard
 from viewer.case_files import read_case
 from viewer.coloring import Coloring
 from viewer.endoluminal import EndoluminalView
@@ -29,6 +30,7 @@ from viewer.history import History
 from viewer.layout import LAYOUTS, Pane, panes
 from viewer.lettering import DESIGN_HEIGHT
 from viewer.moment import Moment
+from viewer.motion import Motion
 from viewer.pane_contents import (
     Content,
     SliceLook,
@@ -76,6 +78,9 @@ class Scene:
         listeners: called with every state, such as what computes `fields`.
         pressure_range: fixed ends of the color scale in mmHg; it never follows the data, so that a color
             always means the same pressure.
+        motion: the wall's places over a beat; None where it is taken to stand still.
+        plan_words: what the plan's approval is worth, for the foot of the panel.
+        plan_changed: the plan is not as it was approved: an alert.
         layout: of `viewer.layout.LAYOUTS`; with slices where there is an image, else 3D alone.
         off_screen: False opens a window on the desktop when shown.
         size: window width and height in pixels.
@@ -97,6 +102,9 @@ class Scene:
         quantities: Iterable[Quantity] = (),
         listeners: Sequence[Callable[[TwinState], None]] = (),
         pressure_range: tuple[float, float] = (60.0, 140.0),
+        motion: Motion | None = None,
+        plan_words: str = "",
+        plan_changed: bool = False,
         layout: str | None = None,
         off_screen: bool = True,
         size: tuple[int, int] = (1280, 720),
@@ -132,7 +140,10 @@ class Scene:
         self._listeners = tuple(listeners)
         self._coloring = Coloring(self._lumen.modes, self.history, self.limits, fields or {}, quantities)
         self._moment = Moment()
+        self._motion = motion
+        self._plan_alerts = (PLAN_CHANGED,) if plan_changed else ()
         self._trusted_drawn = False
+        self.plan_words = plan_words
         self.pace = ""
         self.outline = True
         self.following = True
@@ -157,7 +168,7 @@ class Scene:
     @classmethod
     def from_case(cls, folder: Path | str, **options: Any) -> Scene:
         """The scene of a case folder: ``surface.vtp``, and ``anatomy.vtp``, ``centerline.vtp``, ``image.nrrd`` and
-        ``axis.csv`` where present.
+        ``axis.csv`` and ``motion.pvd`` where present.
 
         Port labels come from the surface's field data ``PortNames`` (strings) and ``PortCenters`` (n x 3) if
         it carries them. `options` go to the constructor.
@@ -215,6 +226,17 @@ class Scene:
         self._view.trace_anew()
         self._paint()
 
+    @property
+    def as_particles(self) -> bool:
+        """Whether velocity is shown as particles that it carries along; else as streamlines."""
+        return self._view.as_particles
+
+    def show_particles(self, wanted: bool) -> None:
+        """Show velocity as particles, or as streamlines."""
+        self._view.as_particles = wanted
+        self._view.trace_anew()
+        self._paint()
+
     def next_quantity(self) -> None:
         """Color by the next quantity."""
         keys = [quantity.key for quantity in self.quantities]
@@ -244,6 +266,19 @@ class Scene:
     def show_anatomy(self, shown: bool) -> None:
         """Show or hide bone and skin."""
         self._view.show_anatomy(shown)
+
+    def mark(self, places: Mapping[str, ArrayLike]) -> None:
+        """Show these landmarks, (3,) mm LPS by name, and no others, in 3D and in the slices."""
+        self._view.marks.show(places)
+
+    def name_ports(self, places: Mapping[str, ArrayLike]) -> None:
+        """Label these ports, (3,) mm LPS by name, and no others."""
+        self._view.name_ports(places)
+
+    def pick(self, x: float, y: float) -> NDArray[np.float64] | None:
+        """The point (3,) mm LPS of wall, bone or skin that is seen at a pixel of the 3D view; None where none is."""
+        found = self.pane_at(x, y)
+        return self._view.pick(x, self.size[1] - 1 - y) if found is not None and found[0] == "3d" else None
 
     def follow_tip(self) -> None:
         """Let the slices follow the tip (again)."""
@@ -294,9 +329,17 @@ class Scene:
         self._tool.show_lines(self.history.trail(TRAIL_S), np.zeros((0, 3)) if guidance is None else guidance.way)
         if guidance is not None and state.tip is not None:
             self._endoluminal.look(state.tip, guidance.ahead)
+        self._move_wall(state)
         self._paint()
         self._center_slices()
         self._take_alerts()
+
+    def show_plan(self, state: TwinState) -> None:
+        """Show what the plan predicts: its numbers stand without a tip, and without the doubts of a procedure."""
+        self._tool.show(None)
+        self.following = False
+        self._moment = Moment(msgspec.structs.replace(state, flags=()), planning=True)
+        self._paint()
 
     def show_silence(self, seconds: float) -> None:
         """Say that no state came for so long: the last picture stays, but nothing in it is trusted any
@@ -360,8 +403,14 @@ class Scene:
             for view in self.slices.values():
                 view.center = np.array(state.tip, dtype=float)
 
+    def _move_wall(self, state: TwinState) -> None:
+        share = None if self._motion is None else self.history.beat_share(state)
+        # Without a heart beat that is heard of the wall stands where it was last.
+        if self._motion is not None and share is not None:
+            self._lumen.move(self._motion.at(share))
+
     def _take_alerts(self) -> None:
-        self.alerts.take(self._moment.conditions, self._clock())
+        self.alerts.take((*self._moment.conditions, *self._plan_alerts), self._clock())
 
     def _draw(self, *, within_credit: bool = False) -> None:
         """Bring panes, banner and text sizes up to date with state and window size.
@@ -385,9 +434,12 @@ class Scene:
     def _contents(self, placed: Mapping[str, Pane], scale: float) -> dict[str, Content]:
         """What the panes of this arrangement show now, in the order in which they are drawn."""
         moment = self._moment
-        contents = {"panel": panel_content(moment, placed["panel"], self.limits, self.quantity, self.pace)}
+        contents = {}
+        if "panel" in placed:
+            foot = " · ".join(words for words in (self.pace, self.plan_words) if words)
+            contents["panel"] = panel_content(moment, placed["panel"], self.limits, self.quantity, foot)
         outline = self._lumen.mesh if self.outline else None
-        look = SliceLook(self.volume, self.window_level, outline, self.following, scale)
+        look = SliceLook(self.volume, self.window_level, outline, self.following, scale, self._view.marks.places)
         for name, view in self.slices.items():
             if name in placed:
                 contents[name] = slice_content(moment, view, placed[name], look)

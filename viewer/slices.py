@@ -7,6 +7,7 @@ patient's axes, whatever way the image's own grid lies, with the same mm per pix
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -57,6 +58,8 @@ PLANES = (
 )
 OUTLINE = "#39d5ff"
 LEAST_MM, MOST_MM = 15.0, 600.0
+MARK_REACH_MM = 4.0
+"""A landmark is drawn in a slice that passes it within this."""
 
 
 class Volume:
@@ -200,6 +203,8 @@ def draw_slice(
     warning: str | None = None,
     note: str = "",
     scale: float = 1.0,
+    marks: Mapping[str, ArrayLike] | None = None,
+    cross: ArrayLike | None = None,
 ) -> Pixels:
     """One slice as a picture (height, width, 3).
 
@@ -214,6 +219,8 @@ def draw_slice(
         warning: why the slice is not to be trusted; it is then hatched and says so.
         note: words at the foot, such as that the slice does not follow the tip.
         scale: of type and lines; 1 for a window of 720 pixels.
+        marks: landmarks by name, (3,) mm LPS; those within `MARK_REACH_MM` of the slice are drawn.
+        cross: (3,) mm LPS where all slices meet, for a crosshair that is no tip.
     """
     width, height = size
     step = view.mm_per_pixel(size)
@@ -230,8 +237,11 @@ def draw_slice(
     if warning is not None:
         _hatch(canvas, scale)
     elif tip is not None:
-        _draw_tip(canvas, view, size, np.asarray(tip, dtype=float), covariance, scale)
+        _draw_tip(canvas, view, size, np.asarray(tip, dtype=float), covariance, scale, colors.TIP)
+    elif cross is not None:
+        _draw_tip(canvas, view, size, np.asarray(cross, dtype=float), None, scale, colors.COURSE)
     image = Image.fromarray(canvas)
+    _write_marks(image, view, marks or {}, scale)
     _write(image, view, warning, note, scale)
     return np.asarray(image, dtype=np.uint8)
 
@@ -260,11 +270,12 @@ def _draw_tip(
     tip: NDArray[np.float64],
     covariance: ArrayLike | None,
     scale: float,
+    ink: str,
 ) -> None:
     x, y = view.to_pixel(tip, size)
     thick = max(round(1.2 * scale), 1)
     gap = 9.0 * scale
-    color = colors.rgb(colors.TIP)
+    color = colors.rgb(ink)
     ends = (((0, y), (x - gap, y)), ((x + gap, y), (size[0], y)), ((x, 0), (x, y - gap)), ((x, y + gap), (x, size[1])))
     for a, b in ends:
         first, last = ((round(16.0 * p[0]), round(16.0 * p[1])) for p in (a, b))
@@ -299,6 +310,24 @@ def _hatch(canvas: Pixels, scale: float) -> None:
     """Darken diagonal stripes: a slice that is not to be trusted cannot be taken for one that is."""
     stripes = _stripes(canvas.shape[:2], max(round(22 * scale), 4))
     canvas[stripes] = (0.45 * canvas[stripes] + 0.55 * np.array(colors.rgb(colors.UNTRUSTED)) * 0.6).astype(np.uint8)
+
+
+def _write_marks(image: Image.Image, view: SliceView, marks: Mapping[str, ArrayLike], scale: float) -> None:
+    """Rings with names, the wider the nearer the slice is."""
+    draw = ImageDraw.Draw(image)
+    face = font(round(13 * scale), bold=True)
+    halo = max(round(2 * scale), 1)
+    for name, place in marks.items():
+        point = np.asarray(place, dtype=float)
+        away = abs(float((point - view.center) @ view.plane.normal))
+        if away > MARK_REACH_MM:
+            continue
+        x, y = view.to_pixel(point, image.size)
+        reach = scale * (3.0 + 5.0 * (1.0 - away / MARK_REACH_MM))
+        ring = [x - reach, y - reach, x + reach, y + reach]
+        draw.ellipse(ring, outline=colors.TARGET, width=max(round(2 * scale), 1))
+        beside = (x + 9 * scale, y - 9 * scale)
+        draw.text(beside, name, font=face, fill=colors.TARGET, anchor="ls", stroke_width=halo, stroke_fill="#000000")
 
 
 def _write(image: Image.Image, view: SliceView, warning: str | None, note: str, scale: float) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyvista as pv
+import vtk
 from numpy.typing import ArrayLike, NDArray
 
 from viewer import colors
@@ -14,7 +15,9 @@ from viewer.actors import LumenActors, ToolActors, outline_actor, target_actor, 
 from viewer.catheter import CatheterPath
 from viewer.flat import Compass, port_label
 from viewer.flow_lines import FlowLines
+from viewer.landmark_marks import LandmarkMarks
 from viewer.layout import Pane
+from viewer.particles import Particles
 from viewer.quantities import PRESSURE, VELOCITY, Field, Quantity
 
 if TYPE_CHECKING:
@@ -62,8 +65,10 @@ class VesselView:
         # One lamp at the eye: a wall that faces the viewer has exactly the color of the scale.
         plotter.add_light(pv.Light(light_type="headlight", intensity=1.0))
         self._lines = None if grid is None else FlowLines(grid)
+        self._particles = None if grid is None else Particles(grid)
+        self.as_particles = False
         self._lines_at = -np.inf
-        inside = () if self._lines is None else (self._lines.actor,)
+        inside = tuple(flow.actor for flow in (self._lines, self._particles) if flow is not None)
         # See-through things are blended in this order, from the inside out. (Depth peeling would order them
         # itself, but it draws none of them together with multisampling on Mesa's software renderer.)
         for actor in (*self.tool.actors, *inside, *self.lumen.actors):
@@ -72,15 +77,32 @@ class VesselView:
         if anatomy is not None and anatomy.n_points:
             self._anatomy = outline_actor(anatomy, colors.ANATOMY, 0.16)
             self._renderer.AddActor(self._anatomy)
-        self._labels = [port_label(name, self._label_point(position)) for name, position in ports.items()]
-        for label in self._labels:
-            self._renderer.AddViewProp(label)
+        self._labels: list[vtk.vtkTextActor] = []
+        self.name_ports(ports)
+        self.marks = LandmarkMarks(self._renderer, float(np.clip(0.3 * self._radius, 0.8, 2.5)))
         self._compass = Compass(self._renderer)
         plotter.enable_anti_aliasing("msaa", multi_samples=4)
+
+    def pick(self, x: float, y: float) -> NDArray[np.float64] | None:
+        """The point (3,) mm LPS of the surface seen at a pixel, counted from the window's lower left corner."""
+        picker = vtk.vtkCellPicker()
+        picker.SetTolerance(0.0005)
+        picker.PickFromListOn()
+        for actor in self.lumen.actors[1:] if self._anatomy is None else (self.lumen.actors[1], self._anatomy):
+            picker.AddPickList(actor)
+        return np.array(picker.GetPickPosition()) if picker.Pick(x, y, 0.0, self._renderer) else None
 
     def mark_target(self, point: ArrayLike) -> None:
         """Three rings around a point."""
         self._renderer.AddActor(target_actor(np.asarray(point, dtype=float), 1.3 * self._radius))
+
+    def name_ports(self, places: Mapping[str, ArrayLike]) -> None:
+        """Label these ports, (3,) mm LPS by name, and no others."""
+        for label in self._labels:
+            self._renderer.RemoveViewProp(label)
+        self._labels = [port_label(name, self._label_point(position)) for name, position in places.items()]
+        for label in self._labels:
+            self._renderer.AddViewProp(label)
 
     def show_anatomy(self, shown: bool) -> None:
         """Show or hide bone and skin."""
@@ -103,17 +125,30 @@ class VesselView:
             self.lumen.paint(None, quantity)
         elif quantity.key == PRESSURE.key:
             self.lumen.show(state.field_coefficients)
-        elif quantity.key == VELOCITY.key and self._lines is not None:
-            now = self._clock()
-            if now - self._lines_at >= LINES_INTERVAL_S:
-                self._lines_at = now
-                self._lines.show(field(state))
-            self.lumen.fade()
+        elif quantity.key == VELOCITY.key and self._lines is not None and self._particles is not None:
+            self._show_flow(state, quantity, field)
             return
         else:
             self.lumen.paint(field(state), quantity)
-        if self._lines is not None:
-            self._lines.show(None)
+        for flow in (self._lines, self._particles):
+            if flow is not None:
+                flow.show(None)
+
+    def _show_flow(self, state: TwinState, quantity: Quantity, field: Field) -> None:
+        """Streamlines of this moment, or particles carried on to it, in a see-through wall."""
+        assert self._lines is not None
+        assert self._particles is not None
+        self.lumen.fade()
+        shown, hidden = (self._particles, self._lines) if self.as_particles else (self._lines, self._particles)
+        hidden.show(None)
+        shown.scale(quantity.limits)
+        if self.as_particles:
+            self._particles.show(field(state), state.model_time_ns * 1e-9)
+            return
+        now = self._clock()
+        if now - self._lines_at >= LINES_INTERVAL_S:
+            self._lines_at = now
+            self._lines.show(field(state))
 
     def place(self, share: tuple[float, float, float, float]) -> None:
         """Draw into a part of the window: left, lower, right, upper end, 0 to 1."""
@@ -123,6 +158,7 @@ class VesselView:
         """Set the sizes of type; a scale of 1 for a window of 720 pixels."""
         for label in self._labels:
             label.GetTextProperty().SetFontSize(round(label_size * scale))
+        self.marks.resize(round(0.85 * label_size * scale))
         self._compass.resize(scale)
 
     def look_at_all(self, pane: Pane) -> None:
@@ -150,7 +186,7 @@ class VesselView:
         self._renderer.ResetCameraClippingRange()
         self._renderer.camera_set = True  # or PyVista would reset it at the first picture
 
-    def _label_point(self, position: Sequence[float]) -> NDArray[np.float64]:
+    def _label_point(self, position: ArrayLike) -> NDArray[np.float64]:
         """A little outside the port, away from the lumen's middle."""
         point = np.asarray(position, dtype=np.float64)
         outward = point - np.asarray(self.lumen.mesh.center)

@@ -27,7 +27,7 @@ from viewer.errors import InputError
 from viewer.feed import STALE_AFTER_S, Feed
 from viewer.layout import LAYOUTS
 from viewer.player import SPEEDS, Player
-from viewer.quantities import Quantity
+from viewer.quantities import VELOCITY, Quantity
 from viewer.scene import Scene
 from viewer.what_if_panel import KINDS, WhatIfPanel
 
@@ -90,6 +90,49 @@ def serve(
             server.state.flush()
             await asyncio.sleep(1.0 / pictures_per_second)
 
+    run_server(server, pulse, host, port)
+
+
+def picture_of(server: Any, controls: Controls, press: Callable[[str], None] | None = None) -> Any:
+    """The scene's picture on a page, with what VTK's remote view keeps to itself: a mouse without a button, and keys.
+
+    Args:
+        server: of the page.
+        controls: told of a mouse that moves with shift held.
+        press: told of keys by the names of `viewer.controls.KEYS`, but while the page's ``typing`` is true; None for a
+            page without them.
+    """
+    from trame.widgets import vtk as vtk_widgets
+
+    waiting: list[tuple[float, float]] = []
+
+    async def hover(position: dict[str, float], *_: Any) -> None:
+        # While one picture is drawn the mouse moves on: only where it came to is drawn next.
+        waiting[:] = [(float(position["x"]), float(position["y"]))]
+        await asyncio.sleep(0.02)
+        if waiting:
+            controls.hover(*waiting.pop())
+
+    def pressed(key: str, *_: Any) -> None:
+        if press is not None:
+            press("space" if key == " " else key)
+
+    trigger = server.controller.trigger_name
+    server.state.heard = ["MouseMove", "KeyPress"]
+    server.state.typing = False
+    return vtk_widgets.VtkRemoteView(
+        controls.window,
+        ref="picture",
+        interactive_ratio=1,
+        style="width: 100%; height: 100%;",
+        interactor_events=("heard",),
+        MouseMove=f"$event.shiftKey && trigger('{trigger(hover)}', [$event.position])",
+        KeyPress=f"!typing && trigger('{trigger(pressed)}', [$event.key])",
+    )
+
+
+def run_server(server: Any, pulse: Callable[..., Any], host: str, port: int) -> None:
+    """Serve a trame page, and run `pulse` beside it, until interrupted."""
     server.controller.add_task("on_server_ready")(pulse)
     # trame reads the process's own command line, whose --port or --host may mean something else there.
     arguments, sys.argv = sys.argv, sys.argv[:1]
@@ -106,15 +149,15 @@ def _page(scene: Scene, feed: Feed, desk: WhatIfPanel | None, player: Player | N
     from trame.app import get_server
     from trame.ui.vuetify3 import VAppLayout
     from trame.widgets import html, vuetify3
-    from trame.widgets import vtk as vtk_widgets
 
-    _require_interactor(scene)
+    require_interactor(scene)
     server = get_server("surgical-twin", client_type="vue3")
     state = server.state
     state.trame__title = "Surgical twin"
     state.status = feed.status
     state.alerts = 0
     state.quantity, state.layout = scene.quantity.key, scene.layout
+    state.particles = scene.as_particles
     state.asking, state.answer, state.answer_picture = False, [], ""
     state.kind, state.wish = "stent", "stenosis_1=10%"
     state.position, state.playing, state.speed, state.bookmarks, state.chosen = 0.0, True, 1.0, [], None
@@ -140,7 +183,7 @@ def _page(scene: Scene, feed: Feed, desk: WhatIfPanel | None, player: Player | N
 
     def press(key: str) -> None:
         controls.press_key(key)
-        state.quantity, state.layout = scene.quantity.key, scene.layout
+        state.quantity, state.layout, state.particles = scene.quantity.key, scene.layout, scene.as_particles
 
     async def ask() -> None:
         if desk is None or state.asking:
@@ -175,12 +218,7 @@ def _page(scene: Scene, feed: Feed, desk: WhatIfPanel | None, player: Player | N
     button = {"variant": "outlined", "size": "default"}
     with VAppLayout(server, theme="dark") as layout:
         with vuetify3.VMain(style=f"background: {colors.BACKGROUND}; height: 100vh;"):
-            view = vtk_widgets.VtkRemoteView(
-                scene.plotter.render_window,
-                ref="picture",
-                interactive_ratio=1,
-                style="width: 100%; height: 100%;",
-            )
+            view = picture_of(server, controls, press)
         if player is not None:
             with vuetify3.VFooter(app=True, color=colors.PANEL, classes="ga-3", style="min-height: 60px;"):
                 vuetify3.VBtn("{{ playing ? 'Pause' : 'Play' }}", click=toggle, classes="control-play", **button)
@@ -236,6 +274,14 @@ def _page(scene: Scene, feed: Feed, desk: WhatIfPanel | None, player: Player | N
             vuetify3.VBtn("Follow tip", click=lambda: press("space"), classes="control-follow", **button)
             vuetify3.VBtn("Outline", click=lambda: press("g"), classes="control-outline", **button)
             vuetify3.VBtn("Anatomy", click=lambda: press("v"), classes="control-anatomy", **button)
+            if VELOCITY.key in {q.key for q in scene.quantities}:
+                vuetify3.VBtn(
+                    "{{ particles ? 'Streamlines' : 'Particles' }}",
+                    click=lambda: press("p"),
+                    disabled=(f"quantity !== '{VELOCITY.key}'",),
+                    classes="control-particles",
+                    **button,
+                )
             vuetify3.VBtn("Reset view", click=lambda: press("r"), classes="control-reset", **button)
             vuetify3.VBtn(
                 "Acknowledge {{ alerts ? '(' + alerts + ')' : '' }}",
@@ -253,7 +299,13 @@ def _page(scene: Scene, feed: Feed, desk: WhatIfPanel | None, player: Player | N
                     with card, vuetify3.VCardText():
                         with html.Div(style="display: flex; gap: 12px;"):
                             vuetify3.VSelect(v_model=("kind",), items=("kinds", list(KINDS)), label="Intervention")
-                            vuetify3.VTextField(v_model=("wish",), label="What: stenosis_1=10%, outlet_2, +20%")
+                            vuetify3.VTextField(
+                                v_model=("wish",),
+                                label="What: stenosis_1=10%, outlet_2, +20%",
+                                focus="typing = true",
+                                blur="typing = false",
+                                classes="control-wish",
+                            )
                             vuetify3.VBtn("Ask", click=ask, loading=("asking",), classes="control-ask", size="x-large")
                         html.Img(
                             v_if=("answer_picture",),
@@ -287,7 +339,7 @@ def _title(quantity: Quantity) -> str:
     return quantity.title if quantity.title == "Pd/Pa" else quantity.title.capitalize()
 
 
-def _require_interactor(scene: Scene) -> None:
+def require_interactor(scene: Scene) -> None:
     """Give the off-screen window what turns a drag in the browser into a camera motion."""
     window = scene.plotter.render_window
     interactor = window.GetInteractor()

@@ -81,6 +81,9 @@ def view(
     ar: Annotated[
         bool, typer.Option("--ar", help="Serve a page that draws by itself, in 3D and in AR headsets (WebXR).")
     ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Serve the planning page: ports, landmarks, what-if, checks, approval.")
+    ] = False,
     port: Annotated[int, typer.Option(help="Port of the page.")] = 8080,
     host: Annotated[str, typer.Option(help="Address of the AR page; beyond this machine it needs TLS.")] = "127.0.0.1",
     tls_certificate: Annotated[Path | None, typer.Option(help="Certificate of the AR page (PEM).")] = None,
@@ -94,16 +97,21 @@ def view(
     ] = None,
     keys: ViewerKeys = None,
 ) -> None:
-    """Show a running twin in a window, as a web page or in AR; or a recording, with a time bar."""
+    """Show a running twin in a window, as a web page or in AR; a recording; or the page on which a plan is approved."""
     from surgical_twin.case import Case
-    from surgical_twin.display import handed_security, run_ar, run_display, run_replay
+    from surgical_twin.display import handed_security, run_ar, run_display, run_plan, run_replay
     from viewer.ar_page import Certificate
 
     security = handed_security() if keys is None else as_client(keys, VIEWER)
     if (tls_certificate is None) != (tls_key is None):
         raise InputError("--tls-certificate and --tls-key belong together; give both or none.")
-    if ar and web:
-        raise InputError("--ar and --web are two pages; start one view for each, with another --port.")
+    if ar + web + plan > 1:
+        raise InputError("--ar, --web and --plan are pages of their own; start one view for each, with another --port.")
+    if plan:
+        if recording is not None or commands is not None or keys is not None or host != "127.0.0.1":
+            raise InputError("--plan shows a case on this machine, and takes --port alone beside it.")
+        run_plan(Case.open(case), port=port)
+        return
     if ar:
         tls = None if tls_certificate is None or tls_key is None else Certificate(tls_certificate, tls_key)
         run_ar(Case.open(case), states, host=host, port=port, tls=tls, triangles=triangles, security=security)
