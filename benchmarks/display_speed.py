@@ -177,7 +177,8 @@ PAGE = """
 import sys, time
 sys.path.insert(0, {root!r}); sys.path.insert(0, {here!r})
 from display_speed import lumen_of, state_at
-from viewer.ar_page import ArModel, serve_ar
+from viewer.ar_model import ArModel
+from viewer.ar_page import serve_ar
 begin = time.monotonic()
 serve_ar(ArModel(lumen_of(50_000), triangles=51_000), lambda: state_at(int(100 * (time.monotonic() - begin))),
          port={port}, on_ready=lambda address: print("ready", flush=True))

@@ -27,7 +27,8 @@ from surgical_twin.plan_landmarks import TARGET, PlanLandmarks
 from surgical_twin.session_model import SessionModel
 from surgical_twin.session_state import SessionState
 from surgical_twin.twin_state import build_twin_state
-from viewer.ar_page import ArModel, Certificate, serve_ar
+from viewer.ar_model import ArModel
+from viewer.ar_page import Certificate, serve_ar
 from viewer.case_files import read_surface
 from viewer.decimation import within_budget
 from viewer.film import write_film
@@ -319,7 +320,9 @@ def run_ar(
     anatomy = read_surface(case.path(ANATOMY)) if case.path(ANATOMY).is_file() else None
     way = read_point_file(case.path(AXIS)).points if case.path(AXIS).is_file() else None
     ends = surface.field_data.get("PortCenters", None)
-    model = ArModel(surface, anatomy=anatomy, guide=Guide(surface, way=way, ends=ends), triangles=triangles)
+    landmarks = PlanLandmarks(case)
+    guide = Guide(surface, way=way, ends=ends, target=landmarks.marks.get(TARGET))
+    model = ArModel(surface, anatomy=anatomy, guide=guide, anchors=landmarks.fiducials, triangles=triangles)
     with StateListener(states, security=security) as listener:
         serve_ar(
             model,

@@ -16,7 +16,8 @@ from aiohttp import WSServerHandshakeError
 from aiohttp.test_utils import TestClient, TestServer
 
 from viewer.alerts import AlertBoard
-from viewer.ar_page import ArModel, ArServer, Certificate, quantized, serve_ar
+from viewer.ar_model import ArModel, quantized
+from viewer.ar_page import ArServer, Certificate, serve_ar
 from viewer.errors import InputError
 from viewer.guidance import Guide
 
@@ -147,12 +148,16 @@ def test_a_page_opened_while_the_twin_is_silent_gets_no_old_state(model, state):
 SERVER = """
 import sys, time
 from tests_states import states
-from viewer.ar_page import ArModel, serve_ar
+from viewer.ar_model import ArModel
+from viewer.ar_page import serve_ar
 from viewer.guidance import Guide
 from viewer.case_files import read_surface
 lumen = read_surface(__import__("pathlib").Path(sys.argv[1]) / "surface.vtp")
 begin = time.monotonic()
-serve_ar(ArModel(lumen, guide=Guide(lumen)), lambda: states(time.monotonic() - begin), port=int(sys.argv[2]),
+anchors = {"nose": (2.0, -60.0, 20.0), "left ear": (75.0, 0.0, 10.0),
+           "right ear": (-75.0, 2.0, 12.0), "crown": (0.0, 5.0, 95.0)}
+model = ArModel(lumen, guide=Guide(lumen), anchors=anchors)
+serve_ar(model, lambda: states(time.monotonic() - begin), port=int(sys.argv[2]),
          on_ready=lambda address: print("ready", address, flush=True))
 """
 
@@ -200,6 +205,38 @@ def page_server(case, tmp_path, state):
     process.wait(timeout=20)
 
 
+def lay_over_the_patient(page, until):
+    """The emulated controller touches the fiducials of a patient who lies turned and elsewhere."""
+    turn = np.array([[0.6, 0.0, 0.8], [0.0, 1.0, 0.0], [-0.8, 0.0, 0.6]])
+    bed = np.array([0.3, 0.9, -0.7])
+    press = (
+        "async ([x, y, z, button]) => { const c = device.controllers.right; c.connected = true;"
+        "c.position.set(x, y, z);"
+        "const rest = () => new Promise((done) => setTimeout(done, 150)); await rest();"
+        "c.updateButtonValue(button, 1); await rest(); c.updateButtonValue(button, 0); await rest(); }"
+    )
+    page.evaluate("document.getElementById('register').click()")
+    until("surgicalTwin.registration.active")
+    assert "nose (1 of 4)" in page.evaluate("surgicalTwin.registration.words")
+    anchors = page.evaluate("surgicalTwin.registration.anchors")
+    page.evaluate(press, [5.0, 5.0, 5.0, "trigger"])  # a slip ...
+    until("surgicalTwin.registration.taken.length === 1")
+    page.evaluate(press, [5.0, 5.0, 5.0, "squeeze"])  # ... that is taken back
+    until("surgicalTwin.registration.taken.length === 0")
+    for anchor in anchors:
+        page.evaluate(press, [*(turn @ np.array(anchor["at"]) + bed).tolist(), "trigger"])
+    until("surgicalTwin.registration.matrix !== null")
+    placed = np.array(page.evaluate("surgicalTwin.placement")).reshape(4, 4).T
+    np.testing.assert_allclose(placed[:3, :3], turn, atol=1e-3)
+    np.testing.assert_allclose(placed[:3, 3], bed, atol=1e-3)
+    assert page.evaluate("document.getElementById('overlay').textContent").startswith("laid over the patient ±")
+    # It stays there where the wearer selects something, until he begins anew.
+    page.evaluate(press, [0.0, 1.0, 0.0, "trigger"])
+    np.testing.assert_allclose(np.array(page.evaluate("surgicalTwin.placement")).reshape(4, 4).T, placed, atol=1e-3)
+    page.evaluate(press, [0.0, 1.0, 0.0, "squeeze"])
+    until("surgicalTwin.registration.matrix === null && surgicalTwin.registration.active")
+
+
 def test_the_page_in_a_browser_and_in_a_headset(page_server):
     api, chromium, emulator = browser_and_emulator()
     address, folder = page_server
@@ -210,7 +247,7 @@ def test_the_page_in_a_browser_and_in_a_headset(page_server):
         faults = []
         page.on("pageerror", lambda error: faults.append(str(error)))
         if emulator is not None:
-            install = "new IWER.XRDevice(IWER.metaQuest3).installRuntime({forceInstall: true});"
+            install = "window.device = new IWER.XRDevice(IWER.metaQuest3); device.installRuntime({forceInstall: true});"
             page.add_init_script(emulator.read_text() + ";" + install)
         page.goto(address)
 
@@ -248,6 +285,7 @@ def test_the_page_in_a_browser_and_in_a_headset(page_server):
             page.click("#ar")
             until("surgicalTwin.inXr && surgicalTwin.xrFrames > 3")
             assert page.evaluate("surgicalTwin.views") >= 1
+            lay_over_the_patient(page, until)
             # The emulator lays its own canvas over the page.
             page.evaluate("document.getElementById('ar').click()")
             until("!surgicalTwin.inXr")

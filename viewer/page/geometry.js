@@ -29,6 +29,12 @@ export function fromAxes(m, at) {
   return new Float32Array([m[0], m[3], m[6], 0, m[1], m[4], m[7], 0, m[2], m[5], m[8], 0, at[0], at[1], at[2], 1]);
 }
 
+// Of a rotation and a translation.
+export function inverseRigid(m) {
+  const at = [0, 1, 2].map((i) => -(m[4 * i] * m[12] + m[4 * i + 1] * m[13] + m[4 * i + 2] * m[14]));
+  return new Float32Array([m[0], m[4], m[8], 0, m[1], m[5], m[9], 0, m[2], m[6], m[10], 0, ...at, 1]);
+}
+
 export function sphere(around = 28, up = 18) {
   const points = [], indices = [];
   for (let i = 0; i <= up; i++) for (let j = 0; j <= around; j++) {

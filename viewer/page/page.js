@@ -1,6 +1,7 @@
 // The twin in a browser: drawn here with WebGL 2, live over a websocket, in a headset over WebXR.
 // Positions are metres, y up. `window.surgicalTwin` tells what is shown, for tests and measurements.
 import { multiply, perspective, lookAt, fromAxes } from "./geometry.js";
+import { Registration } from "./registration.js";
 import { Renderer } from "./renderer.js";
 
 const query = window.location.search;
@@ -8,11 +9,11 @@ const canvas = document.getElementById("view");
 const gl = canvas.getContext("webgl2", { antialias: true, alpha: true, xrCompatible: true, premultipliedAlpha: true });
 const twin = (window.surgicalTwin = {
   ready: false, readyAfterMs: null, frames: 0, messages: 0, trusted: false, sequence: null, tip: null, inXr: false,
-  words: "", error: null, xrFrames: 0, views: 0,
+  words: "", error: null, xrFrames: 0, views: 0, registration: null, placement: null,
 });
 const silentAfterMs = 1000;
 let model, renderer, socket, heardAt = -Infinity, alerts = [], camera, placement = null, xrSession = null, xrSpace = null;
-let anatomyShown = true, state = null, retryMs = 250;
+let anatomyShown = true, state = null, retryMs = 250, registration;
 
 const say = (id, words) => { const node = document.getElementById(id); if (node.textContent !== words) node.textContent = words; };
 
@@ -22,6 +23,7 @@ async function start() {
   if (!reply.ok) throw new Error(`The model was not sent (${reply.status}).`);
   model = unpackModel(await reply.arrayBuffer());
   renderer = new Renderer(gl, model);
+  registration = twin.registration = new Registration(model.anchors, tell);
   resetView();
   drawScale();
   connect();
@@ -54,10 +56,13 @@ function connect() {
   socket = new WebSocket(`${scheme}://${location.host}/stream${query}`);
   socket.binaryType = "arraybuffer";
   socket.onopen = () => { retryMs = 250; };
-  socket.onmessage = (event) => take(event.data);
+  socket.onmessage = (event) => (typeof event.data === "string" ? hear(JSON.parse(event.data)) : take(event.data));
   // A server that comes back is found again without a person's doing.
   socket.onclose = () => { setTimeout(connect, retryMs); retryMs = Math.min(2 * retryMs, 4000); };
 }
+
+const tell = (message) => { if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message)); };
+function hear(message) { if (message.registration) registration.answer(message.registration); }
 
 function take(buffer) {
   const view = new DataView(buffer);
@@ -133,7 +138,15 @@ function drawNumbers(now) {
   twin.words = banner.textContent;
   renderer.setBoard(good, known ? `${value} mmHg` : "no estimate",
     known ? `${state.pressure[1].toFixed(1)} to ${state.pressure[2].toFixed(1)} (95 %)` : "",
-    [...reasons, ...alerts.map((a) => a[1])].join(" · "));
+    [...reasons, ...alerts.map((a) => a[1])].join(" · "), overlayWords());
+  say("overlay", overlayWords());
+}
+
+// What a wearer must know of where the vessel is seen: told all the time, since it looks as if it were in the patient.
+function overlayWords() {
+  if (registration.words && !registration.matrix) return registration.words;
+  if (registration.matrix) return `laid over the patient ± ${registration.error.toFixed(1)} mm (95 %): ${registration.words}`;
+  return twin.inXr ? "not laid over the patient; squeeze: register" : "";
 }
 
 function drawScale() {
@@ -181,7 +194,7 @@ function frame(now) {
   const projection = perspective(0.6, width / height, distance / 50, distance * 20);
   // The model's middle goes to the middle of what the numbers leave free.
   if (canvas.clientWidth > 800) projection[8] = 0.28;
-  renderer.draw(projection, view, eye, { trusted: trusted(), anatomy: anatomyShown, tool: toolParts(), board: false });
+  renderer.draw(projection, view, eye, { trusted: trusted(), anatomy: anatomyShown, tool: toolParts(), board: false, anchors: model.anchors });
   twin.frames += 1;
   if (!twin.ready) {
     gl.finish();
@@ -192,22 +205,36 @@ function frame(now) {
 
 async function enterAr() {
   const session = await navigator.xr.requestSession("immersive-ar", {
-    optionalFeatures: ["local-floor", "dom-overlay"], domOverlay: { root: document.getElementById("hud") },
+    optionalFeatures: ["local-floor", "dom-overlay", "anchors", "hand-tracking"], domOverlay: { root: document.getElementById("hud") },
   });
   await gl.makeXRCompatible();
   session.updateRenderState({ baseLayer: new XRWebGLLayer(session, gl), depthNear: 0.05, depthFar: 20 });
   xrSpace = await session.requestReferenceSpace("local-floor").catch(() => session.requestReferenceSpace("local"));
   xrSession = session;
   placement = null;
+  registration.reset("");
+  // A headset that has lost its place and found another one cannot know where the patient was.
+  xrSpace.addEventListener("reset", () => {
+    if (registration.matrix || registration.active) registration.reset("the headset lost its place: squeeze, and register again");
+  });
   twin.inXr = true;
+  document.getElementById("register").disabled = false;
   say("ar", "Leave AR");
   session.addEventListener("end", () => {
     xrSession = null; twin.inXr = false;
+    registration.reset("");
+    document.getElementById("register").disabled = true;
     say("ar", "Enter AR");
     requestAnimationFrame(frame);
   });
-  // A pinch or a trigger puts the model before the eyes anew.
-  session.addEventListener("select", () => { placement = null; });
+  // A pinch or a trigger touches a fiducial while these are asked for; else it puts the model before the eyes anew.
+  session.addEventListener("select", (event) => {
+    if (registration.active) {
+      const pose = event.frame.getPose(event.inputSource.targetRaySpace, xrSpace);
+      if (pose) registration.take(pose.transform.matrix, event.inputSource.targetRayMode === "tracked-pointer");
+    } else if (!registration.matrix) placement = null;
+  });
+  session.addEventListener("squeeze", () => registration.back());
   session.requestAnimationFrame(xrFrame);
 }
 
@@ -229,12 +256,16 @@ function xrFrame(now, xr) {
     const [c, s] = [Math.cos(turn), Math.sin(turn)];
     placement = [c, 0, -s, 0, 0, 1, 0, 0, s, 0, c, 0, m[12] + 0.6 * ahead[0], m[13] - 0.1, m[14] + 0.6 * ahead[2], 1];
   }
+  const laid = registration.place(xr, xrSpace);
+  twin.placement = Array.from(laid || placement);
   twin.views = pose.views.length;
   for (const eye of pose.views) {
     const port = layer.getViewport(eye);
     gl.viewport(port.x, port.y, port.width, port.height);
-    const view = multiply(eye.transform.inverse.matrix, placement);
-    renderer.draw(eye.projectionMatrix, view, null, { trusted: trusted(), anatomy: anatomyShown, tool: toolParts(), board: true });
+    const view = multiply(eye.transform.inverse.matrix, laid || placement);
+    renderer.draw(eye.projectionMatrix, view, null, {
+      trusted: trusted(), anatomy: anatomyShown, tool: toolParts(), board: true, anchors: model.anchors, next: registration.next,
+    });
   }
   twin.xrFrames += 1;
 }
@@ -271,6 +302,7 @@ function listen() {
   const press = (id, act) => document.getElementById(id).addEventListener("click", act);
   press("reset", resetView);
   press("seen", acknowledge);
+  press("register", () => registration.begin());
   press("surround", () => {
     anatomyShown = !anatomyShown;
     say("surround", anatomyShown ? "Hide anatomy" : "Show anatomy");
@@ -282,7 +314,7 @@ function listen() {
     if (event.key === "v") document.getElementById("surround").click();
   });
 }
-const acknowledge = () => { if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ do: "acknowledge" })); };
+const acknowledge = () => tell({ do: "acknowledge" });
 const zoom = (factor) => { camera.distance = Math.max(0.3 * model.radius, Math.min(20 * model.radius, camera.distance * factor)); };
 function move(dx, dy) {
   const step = (0.62 * camera.distance) / canvas.clientHeight;

@@ -113,8 +113,8 @@ export class Renderer {
 
   makeBoard() {
     const { gl } = this;
-    this.paper = Object.assign(document.createElement("canvas"), { width: 1024, height: 320 });
-    this.words = this.texture(1024, 320, null);
+    this.paper = Object.assign(document.createElement("canvas"), { width: 1024, height: 384 });
+    this.words = this.texture(1024, 384, null);
     this.quad = gl.createVertexArray();
     gl.bindVertexArray(this.quad);
     gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());
@@ -125,14 +125,14 @@ export class Renderer {
   }
 
   // In a headset there is no page: the words hang above the vessel.
-  setBoard(trusted, value, interval, reasons) {
-    const key = `${trusted}|${value}|${interval}|${reasons}`;
+  setBoard(trusted, value, interval, reasons, overlay) {
+    const key = `${trusted}|${value}|${interval}|${reasons}|${overlay}`;
     if (key === this.boardKey) return;
     this.boardKey = key;
     const pen = this.paper.getContext("2d");
-    pen.clearRect(0, 0, 1024, 320);
+    pen.clearRect(0, 0, 1024, 384);
     pen.fillStyle = trusted ? "#171d26" : "#c62f3b";
-    pen.fillRect(0, 0, 1024, 320);
+    pen.fillRect(0, 0, 1024, 384);
     pen.fillStyle = "#ffffff";
     pen.font = "bold 130px sans-serif";
     pen.fillText(value, 36, 140);
@@ -140,6 +140,8 @@ export class Renderer {
     pen.fillText(trusted ? interval : "NOT TRUSTED", 36, 220);
     pen.font = "46px sans-serif";
     pen.fillText(reasons, 36, 290, 950);
+    pen.fillStyle = "#ffd166";
+    pen.fillText(overlay, 36, 356, 950);
     const { gl } = this;
     gl.bindTexture(gl.TEXTURE_2D, this.words);
     gl.pixelStorei(gl.UNPACK_PREMULTIPLY_ALPHA_WEBGL, true);
@@ -147,7 +149,7 @@ export class Renderer {
     gl.pixelStorei(gl.UNPACK_PREMULTIPLY_ALPHA_WEBGL, false);
   }
 
-  draw(projection, view, eye, { trusted, anatomy, tool, board }) {
+  draw(projection, view, eye, { trusted, anatomy, tool, board, anchors = [], next = null }) {
     const { gl } = this;
     const { made, places } = this.mesh;
     gl.useProgram(made);
@@ -172,6 +174,12 @@ export class Renderer {
       this.part(this.ball, tool.tip, 0, pink, 1, true);
       gl.depthMask(false);
       this.part(this.ball, tool.ellipsoid, 0, pink, 0.4, true);
+    }
+    gl.depthMask(true);
+    // The fiducials; the one that is asked for is larger.
+    for (const anchor of anchors) {
+      const r = (anchor === next ? 2.2 : 1) * Math.max(0.002, this.model.tool), [x, y, z] = anchor.at;
+      this.part(this.ball, new Float32Array([r, 0, 0, 0, 0, r, 0, 0, 0, 0, r, 0, x, y, z, 1]), 0, [1, 0.82, 0.4], 1, true);
     }
     gl.depthMask(false);
     this.part(vessel, one, trusted ? 1 : 2, [1, 1, 1], 0.3);
@@ -203,7 +211,7 @@ export class Renderer {
     gl.uniformMatrix4fv(places.projection, false, projection);
     gl.uniformMatrix4fv(places.view, false, view);
     gl.uniform3fv(places.middle, [0, 1.1 * this.model.radius + 0.05, 0]);
-    gl.uniform2fv(places.size, [0.16, 0.05]);
+    gl.uniform2fv(places.size, [0.16, 0.06]);
     gl.bindVertexArray(this.quad);
     gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);
   }
