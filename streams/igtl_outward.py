@@ -1,6 +1,7 @@
 """What the twin's state is to an OpenIGTLink peer: tip, pressures with their intervals, flags, and the overlay mesh."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ class Surface:
     """(m, 3)"""
     modes: Array
     """(n, k) mmHg for each coefficient"""
+    fiducials: Mapping[str, Array] = field(default_factory=dict)
+    """(3,) mm, LPS, by name: by which a headset registers itself to the image"""
 
 
 def outward(state: TwinState, *, ras: bool, surface: Surface | None = None) -> list[IgtlMessage]:
@@ -36,7 +39,7 @@ def outward(state: TwinState, *, ras: bool, surface: Surface | None = None) -> l
     Args:
         state: the twin's.
         ras: turn positions to RAS, as 3D Slicer has them.
-        surface: send the overlay mesh as well.
+        surface: send the overlay mesh and the fiducials as well.
     """
     time_ns = state.source_time_ns
     turn = RAS_FROM_LPS if ras else np.eye(3)
@@ -67,4 +70,7 @@ def outward(state: TwinState, *, ras: bool, surface: Surface | None = None) -> l
             "Overlay",
             igtl.polydata_content(surface.points @ turn.T, surface.triangles, pressure, "pressure_mmHg"),
         )
+    if surface is not None and surface.fiducials:
+        points = [(name, turn @ point) for name, point in surface.fiducials.items()]
+        say("POINT", "Fiducials", igtl.point_content(points, group="fiducials"))
     return messages

@@ -12,7 +12,7 @@ import numpy as np
 import pyvista as pv
 import vtk
 from numpy.typing import ArrayLike, NDArray
-from vtk.util.numpy_support import numpy_to_vtk
+from vtk.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray
 
 from viewer import colors
 from viewer.alerts import doubts
@@ -302,9 +302,17 @@ def _line_actor(color: str, width: float) -> tuple[vtk.vtkPolyData, vtk.vtkActor
 def _set_line(line: vtk.vtkPolyData, points: NDArray[np.float64]) -> None:
     good = np.isfinite(points).all(axis=1)
     joined = np.flatnonzero(good[:-1] & good[1:]) if len(points) > 1 else np.zeros(0, dtype=int)
-    cells = np.column_stack([np.full(len(joined), 2), joined, joined + 1]).astype(np.int64)
-    shape = pv.PolyData(np.nan_to_num(points), lines=cells.ravel()) if len(joined) else pv.PolyData()
-    line.ShallowCopy(shape)
+    # Twice with every state: through VTK itself, without what PyVista's constructor makes sure of.
+    line.Initialize()
+    if not len(joined):
+        return
+    place = vtk.vtkPoints()
+    place.SetData(numpy_to_vtk(np.ascontiguousarray(np.nan_to_num(points)), deep=True))
+    cells = vtk.vtkCellArray()
+    ends = np.column_stack([joined, joined + 1]).ravel().astype(np.int64)
+    cells.SetData(2, numpy_to_vtkIdTypeArray(ends, deep=True))
+    line.SetPoints(place)
+    line.SetLines(cells)
 
 
 def _plain_actor(port: vtk.vtkAlgorithmOutput, color: str) -> vtk.vtkActor:

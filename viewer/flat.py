@@ -64,9 +64,10 @@ class Compass:
             self._letters.append(letter)
         renderer.AddObserver("StartEvent", lambda *_: self.turn())
 
-    def resize(self, scale: float) -> None:
-        """Set the size of type; 1 for a window of 720 pixels."""
+    def resize(self, scale: float, *, shown: bool = True) -> None:
+        """Set the size of type; 1 for a window of 720 pixels. In a small view there is room for ports' names only."""
         for letter in self._letters:
+            letter.SetVisibility(shown)
             letter.GetTextProperty().SetFontSize(round(18 * scale))
 
     def turn(self) -> None:

@@ -23,7 +23,7 @@ from viewer.quantities import VELOCITY
 
 Array = NDArray[np.float64]
 
-COUNT = 1500
+COUNT = 700
 LIFE_S = 1.6
 """Two beats: then a particle that found a dead corner begins anew."""
 

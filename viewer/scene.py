@@ -57,6 +57,9 @@ FLAT = ("axial", "coronal", "sagittal", "waves", "pullback", "panel")
 FREE = ("endoluminal_words", "banner")
 """Flat panes of the arrangements, and pictures that come and go by themselves."""
 
+SMALL_VIEW = 0.4
+"""A 3D view of a smaller part of the window's height has room for little type."""
+
 MOST_BANNER = 0.33
 """Part of the 3D view that alerts may cover before their type is made smaller."""
 
@@ -429,7 +432,8 @@ class Scene:
         for name, content in self._contents(placed, scale).items():
             self._flat.draw(name, content.key, content.draw)
         self._draw_banner(placed, scale)
-        self._view.resize(scale, 17 if self._layout == "3d" else 15)
+        small = min(placed["3d"].size) < SMALL_VIEW * height
+        self._view.resize(scale, 17 if self._layout == "3d" else 12 if small else 15, small=small)
 
     def _contents(self, placed: Mapping[str, Pane], scale: float) -> dict[str, Content]:
         """What the panes of this arrangement show now, in the order in which they are drawn."""

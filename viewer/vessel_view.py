@@ -154,12 +154,12 @@ class VesselView:
         """Draw into a part of the window: left, lower, right, upper end, 0 to 1."""
         self._renderer.SetViewport(*share)
 
-    def resize(self, scale: float, label_size: float) -> None:
-        """Set the sizes of type; a scale of 1 for a window of 720 pixels."""
+    def resize(self, scale: float, label_size: float, *, small: bool = False) -> None:
+        """Set the sizes of type; a scale of 1 for a window of 720 pixels. A small view has no compass."""
         for label in self._labels:
             label.GetTextProperty().SetFontSize(round(label_size * scale))
         self.marks.resize(round(0.85 * label_size * scale))
-        self._compass.resize(scale)
+        self._compass.resize(scale, shown=not small)
 
     def look_at_all(self, pane: Pane) -> None:
         """Look at the whole lumen along its thinnest direction, from the front of the patient, head up."""

@@ -36,6 +36,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+KEYS_HEARD = """
+window.addEventListener("keydown", (event) => {
+  const near = (selector) => event.target.closest && event.target.closest(selector);
+  if (event.ctrlKey || event.altKey || event.metaKey || event.repeat || event.key.length !== 1) return;
+  if (near("input:not([readonly]):not([inputmode=none]), textarea")) return;  // a person is typing
+  if (document.querySelector(".v-overlay--active .v-list") || (event.key === " " && near("button"))) return;
+  if (near("input")) { event.stopPropagation(); event.target.blur(); }  // or a closed menu would choose by it
+  window.trame.trigger("%s", [event.key]);
+}, true);
+"""
+"""Keys of the page as those of the window, wherever the mouse is: the remote view hears them with the focus alone."""
+
 
 def serve(
     scene: Scene,
@@ -79,7 +91,7 @@ def serve(
             on_ready(f"http://{host}:{port}/")
         while True:
             changed = feed.poll()
-            server.state.status = feed.status
+            server.state.status = feed.status + ("" if scene.following else ", slices not following")
             if changed or scene.alerts.highest is not None:  # alerts flash while nothing else changes
                 scene.refresh(at_once=True)  # a picture is sent as a whole: all panes of one moment
                 view.update()
@@ -99,9 +111,10 @@ def picture_of(server: Any, controls: Controls, press: Callable[[str], None] | N
     Args:
         server: of the page.
         controls: told of a mouse that moves with shift held.
-        press: told of keys by the names of `viewer.controls.KEYS`, but while the page's ``typing`` is true; None for a
+        press: told of keys by the names of `viewer.controls.KEYS`, but where a person types into a field; None for a
             page without them.
     """
+    from trame.widgets import client
     from trame.widgets import vtk as vtk_widgets
 
     waiting: list[tuple[float, float]] = []
@@ -115,11 +128,12 @@ def picture_of(server: Any, controls: Controls, press: Callable[[str], None] | N
 
     def pressed(key: str, *_: Any) -> None:
         if press is not None:
-            press("space" if key == " " else key)
+            press("space" if key == " " else str(key)[:20])
 
     trigger = server.controller.trigger_name
-    server.state.heard = ["MouseMove", "KeyPress"]
-    server.state.typing = False
+    server.state.heard = ["MouseMove"]
+    if press is not None:
+        client.Script(KEYS_HEARD % trigger(pressed))
     return vtk_widgets.VtkRemoteView(
         controls.window,
         ref="picture",
@@ -127,7 +141,6 @@ def picture_of(server: Any, controls: Controls, press: Callable[[str], None] | N
         style="width: 100%; height: 100%;",
         interactor_events=("heard",),
         MouseMove=f"$event.shiftKey && trigger('{trigger(hover)}', [$event.position])",
-        KeyPress=f"!typing && trigger('{trigger(pressed)}', [$event.key])",
     )
 
 
@@ -302,8 +315,6 @@ def _page(scene: Scene, feed: Feed, desk: WhatIfPanel | None, player: Player | N
                             vuetify3.VTextField(
                                 v_model=("wish",),
                                 label="What: stenosis_1=10%, outlet_2, +20%",
-                                focus="typing = true",
-                                blur="typing = false",
                                 classes="control-wish",
                             )
                             vuetify3.VBtn("Ask", click=ask, loading=("asking",), classes="control-ask", size="x-large")

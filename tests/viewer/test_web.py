@@ -199,7 +199,22 @@ def test_every_control_of_the_page_in_a_browser(live_program):
             wait_for(f"document.querySelector('.control-{name}').textContent.includes('{choice}')")
         for name in ("follow", "outline", "anatomy", "reset"):
             page.click(f".control-{name}")
+        # Keys and a mouse that moves with shift held, which VTK's own remote view keeps to itself.
+        page.mouse.move(300, 200)
+        for key, shown in (("1", "conventional"), ("2", "four up")):
+            page.keyboard.press(key)
+            wait_for(f"document.querySelector('.control-layout').textContent.includes('{shown}')")
+        page.keyboard.press("c")
+        wait_for("!document.querySelector('.control-quantity').textContent.includes('Pd/Pa')")
+        picture = page.query_selector("main img").bounding_box()
+        page.keyboard.down("Shift")
+        page.mouse.move(picture["x"] + 0.1 * picture["width"], picture["y"] + 0.1 * picture["height"], steps=3)
+        page.keyboard.up("Shift")
+        wait_for("document.querySelector('.status').textContent.includes('slices not following')")
+        page.keyboard.press("Space")
+        wait_for("!document.querySelector('.status').textContent.includes('slices not following')")
         page.click(".control-what-if")
+        page.fill(".control-wish input", "outlet_1c")  # what is typed is no key of the display
         page.click(".control-ask")  # no twin listens there: the dialog says so when the time is up
         wait_for("document.querySelector('.control-ask.v-btn--loading') !== null")
         assert not faults
