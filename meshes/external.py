@@ -144,6 +144,11 @@ def lumen_from_labels(labels: sitk.Image, image: sitk.Image, *, value: int | Non
         asked = "any label but 0" if value is None else f"label {value}"
         raise InputError(f"The label map holds no voxel of {asked}; its values are {present}.")
     notes: list[str] = []
+    taken = [f"{number:g}" for number in values if number != 0]
+    if value is None and len(taken) > 1:
+        notes.append(
+            f"The labels {', '.join(taken)} are taken together as lumen; segmentation.label in plan.toml names one."
+        )
     inside = float(target.contains(grid.positions_of(np.flatnonzero(wanted)), margin=-0.5).mean())
     if inside < LEAST_INSIDE:
         raise InputError(

@@ -267,7 +267,7 @@ def mesh_step(case: Case, request: PlanRequest, say: Say) -> None:
         "branches": len(centerline.branches),
         "ports": len(mesh.ports),
         "axis_outlet": axis.outlet,
-        "narrowest_mm": round(axis.narrowest, 3),
+        "narrowest_at_mm": round(axis.narrowest, 3),
         "narrowing": round(axis.narrowing, 4),
         "stenoses": len(vessel.stenoses),
         "aneurysms": len(aneurysms),

@@ -99,6 +99,15 @@ def test_a_label_map_keeps_its_volume_and_loses_its_steps(phantom):
     assert dice(mask(found.label), mask(labels)) > 0.999
 
 
+def test_several_labels_taken_together_are_told_of(phantom):
+    values = sitk.GetArrayFromImage(phantom.truth_label)
+    values[:20] *= 5
+    labels = sitk.GetImageFromArray(values)
+    labels.CopyInformation(phantom.truth_label)
+    assert "labels 1, 5 are taken together" in lumen_from_labels(labels, phantom.image).notes[0]
+    assert "together" not in " ".join(lumen_from_labels(labels, phantom.image, value=1).notes)
+
+
 def test_a_label_map_that_does_not_fit_is_refused(phantom):
     moved = sitk.Image(phantom.truth_label)
     moved.SetOrigin((0.0, 0.0, 5.0))
