@@ -125,9 +125,12 @@ def segment_lumen(
             bright, component, found.values >= found.upper, float(np.median(found.contrast)), tubes, grid, chosen
         ),
     )
+    level, mask = _level_of_tree(found, component, grid)
+    # In a large volume these are most of the memory.
+    del found, tubes, bright, share
     return Lumen(
         label=grid.like(component.astype(np.uint8)).image(),
-        level_set=signed_distance(*_level_of_tree(found, component, grid), blur=chosen.point_spread, ways=_line(gaps)),
+        level_set=signed_distance(level, mask, blur=chosen.point_spread, ways=_line(gaps)),
         notes=notes,
     )
 
@@ -314,24 +317,8 @@ def _follow_bias(
     threshold: float | None,
 ) -> _Followed:
     """The component again, with thresholds that follow the image."""
-    values = grid.values
     contrast = candidate.blood - candidate.tissue
-    best = tubes.best()
-    tube_like = best > 0.5 * settings.core_share * float(np.quantile(best[candidate.component], 0.9))
-    plausible = (values > candidate.tissue + 0.3 * contrast) & (
-        values < candidate.blood + settings.bone_excess * contrast
-    )
-    inner = _middle(candidate.component, grid)
-    peaks = tube_like & plausible & (values >= ndimage.maximum_filter(values, 3) - 0.1 * contrast)
-    # A peak may be noise, and is dimmer than blood in a thin vessel: the middle of a vessel, where known, says more.
-    cores = np.where(inner, np.float32(1.0), np.float32(PEAK_WEIGHT) * peaks)
-    distance = distance_from(candidate.component | peaks, grid)
-    beside = (distance > 1.0 + float(grid.spacing.max())) & (distance < 6.0)
-    beside &= values < candidate.tissue + 0.5 * contrast
-    low, high = np.quantile(values[beside], [0.15, 0.85]) if beside.any() else (candidate.tissue, candidate.tissue)
-    beside &= (values >= low) & (values <= high)
-    blood = _local_mean(values, cores, grid, settings.bias_length, candidate.blood)
-    tissue = _local_mean(values, beside, grid, settings.bias_length, candidate.tissue)
+    blood, tissue = _blood_and_tissue(grid, candidate, tubes, settings)
     span = np.maximum(blood - tissue, settings.least_contrast * contrast)
     half = (tissue + 0.5 * span if threshold is None else np.full_like(tissue, threshold)).astype(np.float32)
     values = _denoised(grid, span)
@@ -366,6 +353,34 @@ def _follow_bias(
         float(np.median(blood[component])),
         float(np.median(tissue[component])),
     )
+
+
+def _blood_and_tissue(
+    grid: Grid, candidate: _Candidate, tubes: TubeResponses, settings: SegmentationSettings
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """The grey values of blood, and of the tissue beside it, around every voxel."""
+    values = grid.values
+    contrast = candidate.blood - candidate.tissue
+    best = tubes.best()
+    tube_like = best > 0.5 * settings.core_share * float(np.quantile(best[candidate.component], 0.9))
+    del best
+    plausible = (values > candidate.tissue + 0.3 * contrast) & (
+        values < candidate.blood + settings.bone_excess * contrast
+    )
+    inner = _middle(candidate.component, grid)
+    peaks = tube_like & plausible & (values >= ndimage.maximum_filter(values, 3) - 0.1 * contrast)
+    # A peak may be noise, and is dimmer than blood in a thin vessel: the middle of a vessel, where known, says more.
+    cores = np.where(inner, np.float32(1.0), np.float32(PEAK_WEIGHT) * peaks)
+    distance = distance_from(candidate.component | peaks, grid)
+    beside = (distance > 1.0 + float(grid.spacing.max())) & (distance < 6.0)
+    beside &= values < candidate.tissue + 0.5 * contrast
+    low, high = np.quantile(values[beside], [0.15, 0.85]) if beside.any() else (candidate.tissue, candidate.tissue)
+    beside &= (values >= low) & (values <= high)
+    # In a large volume each of these is a good part of the memory.
+    del distance, inner, peaks, tube_like, plausible
+    blood = _local_mean(values, cores, grid, settings.bias_length, candidate.blood)
+    tissue = _local_mean(values, beside, grid, settings.bias_length, candidate.tissue)
+    return blood, tissue
 
 
 def _middle(component: Mask, grid: Grid) -> Mask:
