@@ -87,6 +87,12 @@ def solve_case(
     spacing = read_quantity(plan.section_spacing, "m", name="section_spacing")
     if spacing <= 0:
         raise InputError(f'section_spacing = "{plan.section_spacing}" is not positive; write such as "2 mm".')
+    finest = 0.1 * float(np.median(domain.element_length))
+    if spacing < finest:
+        raise InputError(
+            f'section_spacing = "{plan.section_spacing}" is finer than a tenth of the mesh\'s cells, '
+            f"{finest / METRES_PER_MM:.2g} mm; write a wider one."
+        )
     writes = comm is None or comm.rank == 0
     folder = case.path(SOLVES) / name
     if writes:
@@ -113,6 +119,7 @@ def solve_case(
         say("results", 0.0)
         figures |= _write(case, domain, run, outlets, conditions, folder, spacing, say)
         write_atomically(folder / SUMMARY, tomli_w.dumps(figures))
+        checkpoint.unlink(missing_ok=True)  # not before: a disk that is full now may have room later
         say("results", 1.0)
     return Solved(folder, run, figures)
 
@@ -171,6 +178,7 @@ def _run(
         initial_capacitor_pressure=start,
         progress=progress,
         checkpoint=checkpoint,
+        keep_checkpoint=full,
         order=plan.order,
         max_cfl=plan.max_cfl,
         periodic_within=periodic_within,

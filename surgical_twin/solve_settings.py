@@ -19,6 +19,12 @@ from surgical_twin.flow.windkessel import Windkessel
 from surgical_twin.plan_settings import read_settings
 from surgical_twin.units import read_quantity
 
+LEAST_CFL = 0.05
+"""A smaller limit only asks for more parts of a step than there may be."""
+
+MOST_STEPS = 100_000
+"""In a beat; more are a slip in the unit of the time step."""
+
 
 class WaveformPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A quantity over the beat, by exactly one of name, file, table and Fourier coefficients."""
@@ -119,11 +125,11 @@ def read_solve(path: Path | None) -> SolvePlan:
         InputError: the file is missing or no TOML, a name in it is unknown, or a value is of the wrong kind.
     """
     plan = SolvePlan() if path is None else read_settings(path, SolvePlan)
-    for name, low in (("beats", 1), ("snapshots", 1), ("periodic_within", 0.0), ("max_cfl", 0.0)):
+    for name, low in (("beats", 1), ("snapshots", 1), ("periodic_within", 0.0), ("max_cfl", LEAST_CFL)):
         value = getattr(plan, name)
         if not np.isfinite(value) or value < low or (low == 0.0 and value == 0.0):
             raise InputError(
-                f"{name} = {value:g} cannot be used; it has to be {'positive' if low == 0.0 else 'at least 1'}."
+                f"{name} = {value:g} cannot be used; it has to be {'positive' if low == 0.0 else f'at least {low:g}'}."
             )
     return plan
 
@@ -157,6 +163,11 @@ def solve_conditions(plan: SolvePlan, planned: dict[str, Any], domain: FlowDomai
     elif blood.viscosity is not None:
         rheology = Newtonian(_positive(blood.viscosity, "Pa*s", "blood.viscosity"))
     time_step = planned["time_step_s"] if plan.time_step is None else _positive(plan.time_step, "s", "time_step")
+    if period / time_step > MOST_STEPS:
+        raise InputError(
+            f"A time step of {time_step:g} s makes {period / time_step:.3g} steps a beat; write one such as "
+            f'"{1e3 * period / 320:.2g} ms".'
+        )
     reader = _Reader(period, folder)
     inlets: dict[str, PortCondition] = {}
     for port in domain.inlets:
@@ -281,7 +292,8 @@ class _Reader:
         if given[0] in ("file", "time") and abs(found.period - self.period) > 1e-6 * self.period:
             raise InputError(
                 f"{name} has a period of {found.period:g} s, and the beat has {self.period:g} s; set heart_rate to "
-                f'"{60.0 / found.period:g} 1/min", or give a table of one beat.'
+                f'"{60.0 / found.period:g} 1/min", give a table of one beat, or set time_unit (it is '
+                f'"{plan.time_unit}") if the times are in another unit.'
             )
         return found
 

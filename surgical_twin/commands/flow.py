@@ -84,7 +84,10 @@ def solve(case: CaseFolder, config: Config = None, beats: Beats = None, out_name
     run = solved.run.figures
     change = run.get("beat_change")
     state = "not measured" if change is None else f"{100 * change:.2g} % from the periodic state"
-    out.print(f"{solved.figures['beats']:g} beats, {state}; largest CFL number {run['max_cfl']:.1f}")
+    beats_run = solved.figures["beats"]
+    out.print(
+        f"{beats_run:g} {'beat' if beats_run == 1 else 'beats'}, {state}; largest CFL number {run['max_cfl']:.1f}"
+    )
 
 
 def refuse_foreign_launcher(size: int, environment: Mapping[str, str]) -> None:

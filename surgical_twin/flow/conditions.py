@@ -29,7 +29,8 @@ def port_conditions(
     """The condition of each port.
 
     Raises:
-        InputError: one is missing, or is of a port that is not there.
+        InputError: one is missing, or is of a port that is not there; or all ports' flows are given, and what flows in
+            does not flow out.
     """
     names = [port.name for port in domain.outlets]
     if set(outlets) != set(names):
@@ -45,7 +46,32 @@ def port_conditions(
     names = [port.name for port in domain.inlets]
     if set(inlets) != set(names):
         raise InputError(f"Conditions are given for {sorted(inlets)}, and the mesh has the inlets {sorted(names)}.")
-    return {**inlets, **outlets}
+    conditions = {**inlets, **outlets}
+    _check_balance(domain, conditions)
+    return conditions
+
+
+def _check_balance(domain: FlowDomain, conditions: Mapping[str, PortCondition]) -> None:
+    """Blood cannot be compressed: flows that are given at all ports have to balance at every time.
+
+    Raises:
+        InputError: they do not.
+    """
+    flows: list[tuple[float, PeriodicWaveform]] = []
+    for port in domain.ports:
+        condition = conditions[port.name]
+        if not isinstance(condition, GivenFlow):
+            return
+        flows.append((1.0 if port.role == "inlet" else -1.0, condition.waveform))
+    times = np.linspace(0.0, flows[0][1].period, 201)
+    values = np.array([[sign * wave.value(time) for time in times] for sign, wave in flows])
+    gap, largest = values.sum(axis=0), np.abs(values).max()
+    if np.abs(gap).max() > 1e-3 * largest:
+        worst = int(np.abs(gap).argmax())
+        raise InputError(
+            f"The flows of all ports are given and do not balance: at {times[worst]:.3g} s {1e6 * gap[worst]:.3g} mL/s "
+            "more flow in than out; give one port a pressure, a resistance or a Windkessel instead."
+        )
 
 
 def is_open(condition: PortCondition) -> bool:

@@ -81,10 +81,12 @@ def energy_gap(time: Array, energy: Array) -> tuple[float, float]:
         energy: (nt, 2 + ports) of `EnergyMeter`.
 
     Returns:
-        (work in - change of kinetic energy - dissipation) over the time, relative to the dissipation; and the mean net
+        (work in - change of kinetic energy - dissipation) over the time, relative to the dissipation (0 of blood at
+        rest, where there is none); and the mean net
         power put in less the change of kinetic energy: the energy that the flow loses in this lumen.
     """
     work = np.trapezoid(energy[:, 2:].sum(axis=1), time)
     lost = np.trapezoid(energy[:, 1], time)
     change = energy[-1, 0] - energy[0, 0]
-    return float((work - change - lost) / lost), float((work - change) / (time[-1] - time[0]))
+    gap = (work - change - lost) / lost if lost > 0.0 else 0.0
+    return float(gap), float((work - change) / (time[-1] - time[0]))

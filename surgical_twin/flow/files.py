@@ -1,6 +1,7 @@
 """A 3D run as files that other programs open: a VTKHDF time series (ParaView), the wall as VTP, tables as CSV."""
 
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -66,12 +67,18 @@ def write_series(path: Path, domain: FlowDomain, times: Array, fields: Callable[
     kinds = np.full(len(domain.tetrahedra), 10, dtype=np.uint8)
     grid = pv.UnstructuredGrid(cells, kinds, domain.points * MM_PER_METRE)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    # HDF5 writes what it holds back when it closes the file, and VTK does not tell that it failed.
+    sample = fields(0).values()
+    mesh = grid.points.nbytes + cells.nbytes + 9 * len(kinds)
+    _require_room(path, mesh + len(times) * sum(np.asarray(values).nbytes for values in sample))
     series = _Series(grid, times, fields)  # VTK holds no reference to it: it has to live until all is written
     writer = vtkHDFWriter()
     writer.SetInputConnection(series.GetOutputPort())
     writer.SetFileName(str(temporary))
     writer.SetWriteAllTimeSteps(True)
+    writer.SetChunkSize(max(256, len(domain.points)))  # its own of 25,000 rows makes files of small meshes large
     written = writer.Write() and not writer.GetErrorCode()
+    del writer
     _finish(temporary, path, bool(written))
 
 
@@ -90,11 +97,30 @@ def write_wall(path: Path, domain: FlowDomain, means: ShearMeans, extra: Mapping
     for name, values in extra.items():
         wall.point_data[name] = values
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    _require_room(
+        path, wall.points.nbytes + faces.nbytes + sum(wall.point_data[name].nbytes for name in wall.point_data)
+    )
     try:
         wall.save(temporary)
+        written = temporary.read_bytes().rstrip().endswith(b"</VTKFile>")
     except (OSError, RuntimeError):
-        _finish(temporary, path, False)
-    _finish(temporary, path, temporary.is_file())
+        written = False
+    _finish(temporary, path, written)
+
+
+def _require_room(path: Path, size: int) -> None:
+    """Make sure that a file of so many bytes fits on the disk.
+
+    Raises:
+        InputError: it does not.
+    """
+    free = shutil.disk_usage(path.parent).free
+    needed = size + size // 4 + 500_000
+    if free < needed:
+        raise InputError(
+            f"{path} cannot be written: it needs {needed / 1e6:.1f} MB, and there are {free / 1e6:.1f} MB left on the "
+            "disk; make room, or name another place with --out, and run again."
+        )
 
 
 def _finish(temporary: Path, path: Path, written: bool) -> None:

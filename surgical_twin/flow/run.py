@@ -133,6 +133,7 @@ def run_flow(
     initial_capacitor_pressure: Mapping[str, float] | None = None,
     progress: Callable[[float], None] | None = None,
     checkpoint: Path | None = None,
+    keep_checkpoint: bool = False,
     order: int = 1,
     max_cfl: float = MAX_CFL,
     periodic_within: float | None = None,
@@ -156,6 +157,7 @@ def run_flow(
         progress: takes the share that is done.
         checkpoint: where to keep what a run that was interrupted goes on from; deleted at the end. Resuming gives the
             same result as running through.
+        keep_checkpoint: leave it at the end, until what the run gave is safe.
         order: of the velocity's elements.
         max_cfl: steps are cut into parts of at most this CFL number.
         periodic_within: stop at the end of the first beat that is this near to the periodic state (`beat_change`),
@@ -224,7 +226,7 @@ def run_flow(
         _keep(solver, recorder, checkpoint, mark, comm)
         raise FlowDiverged(f"{error} The last good state, of {solver.time:.4f} s, is in {checkpoint}.") from error
     spent = clock.perf_counter() - begin
-    if checkpoint is not None and writes:
+    if checkpoint is not None and writes and not keep_checkpoint:
         checkpoint.unlink(missing_ok=True)
     figures = {
         **numbers,

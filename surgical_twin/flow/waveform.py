@@ -141,7 +141,10 @@ class PeriodicWaveform:
                         pairs.append((float(first), float(second)))
                     except ValueError as error:
                         if number > 1:
-                            raise InputError(f"{path}, line {number}: a waveform has two numbers a line.") from error
+                            raise InputError(
+                                f"{path}, line {number}: a waveform has two numbers a line, time and value, with a "
+                                "comma between them and points for decimals."
+                            ) from error
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise InputError(
                 f"{path} cannot be read as a waveform ({error}); give a CSV file of time and flow."

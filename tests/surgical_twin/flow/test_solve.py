@@ -7,6 +7,7 @@ import time
 import tomllib
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -155,6 +156,10 @@ PORT = "[ports.outlet_1]\n"
          "heart_rate"),
         ('[ports.inlet]\nkind = "flow"\nflow = {file = "none.csv", unit = "mL/s"}', "none.csv"),
         ('[ports.inlet]\nkind = "flow"\nflow = {name = "carotid"}', "lacks mean"),
+        (PORT + 'kind = "flow"\nflow = "5 mL/s"', "do not balance"),
+        ('time_step = "1 ns"', "steps a beat"),
+        ('section_spacing = "1 um"', "finer than a tenth of the mesh's cells"),
+        ('max_cfl = 0.001', "max_cfl"),
         ('beats = 0', "beats"),
         ('colour = "red"', "colour"),
         ('[tuning]\nsplit = {outlet_1 = 0.7}', "sum to 1"),
@@ -289,6 +294,25 @@ def test_a_full_disk_is_said_and_the_old_checkpoint_kept(tube, tmp_path):
     with pytest.raises(InputError, match="No space left"):
         run_flow(tube(3e-3, 20e-3, 2, 3), **conditions, checkpoint=checkpoint)
     assert not checkpoint.exists()
+
+
+def test_results_that_find_no_room_leave_no_half_file_and_the_checkpoint(case, monkeypatch):
+    (case / "solve.toml").write_text('time_step = "10 ms"\nsnapshots = 4\nperiodic_within = 1e-9\nbeats = 1\n')
+    plan = read_solve(case / "solve.toml")
+    folder = case / "solve" / "full"
+
+    def solved():
+        return solve_case(Case.open(case), plan, settings_folder=case, name="full", say=lambda what, share: None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+        with pytest.raises(InputError, match=r"fields\.vtkhdf cannot be written: it needs .* MB"):
+            solved()
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.npz", "ports.csv"]
+    solved()
+    left = {path.name for path in folder.iterdir()}
+    assert {"fields.vtkhdf", "wall.vtp", "summary.toml"} <= left
+    assert "checkpoint.npz" not in left
 
 
 def test_a_checkpoint_of_other_conditions_is_refused(tube, tmp_path):
