@@ -253,7 +253,7 @@ def read_svfsi(folder: Path) -> FlowDomain:
     return FlowDomain.build(points, oriented(points, cells), facets, tags, ports)
 
 
-def nozzle(inner: int = 7, outer: int = 13, grading: float = 1.5) -> FlowDomain:
+def nozzle(inner: int = 7, outer: int = 13, grading: float = 1.0) -> FlowDomain:
     """FDA's nozzle (Stewart et al., Cardiovasc. Eng. Technol. 3 (2012) 139-160), z = 0 at the sudden expansion, m.
 
     Inlet 12 mm wide, a cone of 20 degrees, a throat of 4 mm and 40 mm length, then 12 mm again. Rings up to ``inner``
