@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.messages import MAX_SAMPLES
 from surgical_twin.errors import InputError
 from surgical_twin.plan_settings import read_settings
 from surgical_twin.units import read_quantity
@@ -231,8 +232,11 @@ def read_procedure(path: Path | None) -> ProcedureSettings:
         ("flow.rate", settings.flow.rate, "1/s"),
         ("catheter.speed", settings.catheter.speed, "mm/s"),
         ("tracker.distortion_length", settings.tracker.distortion_length, "mm"),
+        ("pressure.natural_frequency", settings.pressure.natural_frequency, "1/s"),
+        ("arterial_line.rate", settings.arterial_line.rate, "1/s"),
+        ("arterial_line.natural_frequency", settings.arterial_line.natural_frequency, "1/s"),
     ):
-        if read_quantity(value, unit, name=name) <= 0:
+        if value is not None and not read_quantity(value, unit, name=name) > 0:
             raise InputError(f'{name} = "{value}" is not positive; write a positive quantity in {unit}.')
     for name, link in (("tracker", settings.tracker), ("pressure", settings.pressure), ("flow", settings.flow)):
         _check_link(name, link)
@@ -246,8 +250,21 @@ def read_procedure(path: Path | None) -> ProcedureSettings:
         if not 0 <= place <= 1:
             raise InputError(f"{name}.place = {place} is not on the catheter's way; write a share from 0 to 1.")
     _check_link("arterial_line", settings.arterial_line)
-    if settings.pressure.damping <= 0:
-        raise InputError(f"pressure.damping = {settings.pressure.damping} is not positive; 0.3 is a usual one.")
+    for name, damping in (
+        ("pressure.damping", settings.pressure.damping),
+        ("arterial_line.damping", settings.arterial_line.damping),
+    ):
+        if not damping > 0:
+            raise InputError(f"{name} = {damping} is not positive; 0.3 is a usual one.")
+    count = settings.pressure.samples_per_message
+    if not 1 <= count <= MAX_SAMPLES:
+        raise InputError(
+            f"pressure.samples_per_message = {count} cannot be sent; write a number from 1 to {MAX_SAMPLES}."
+        )
+    for begin, end in settings.tracker.occlusions:
+        begins, ends = (read_quantity(value, "s", name="tracker.occlusions") for value in (begin, end))
+        if not 0 <= begins < ends:
+            raise InputError(f'tracker.occlusions = ["{begin}", "{end}"] does not end after it begins.')
     for number, intervention in enumerate(settings.intervention):
         if intervention.kind not in INTERVENTIONS:
             raise InputError(f'intervention.kind = "{intervention.kind}" is none of {", ".join(INTERVENTIONS)}.')
@@ -267,10 +284,12 @@ def _check_link(name: str, link: LinkSettings) -> None:
         ("latency", link.latency),
         ("jitter", link.jitter),
         ("dropout.lasts", link.dropout.lasts),
-        ("dropout.every", link.dropout.every),
     ):
         if value is not None and read_quantity(value, "s", name=f"{name}.{field}") < 0:
             raise InputError(f'{name}.{field} = "{value}" is negative.')
+    every = link.dropout.every
+    if every is not None and not read_quantity(every, "s", name=f"{name}.dropout.every") > 0:
+        raise InputError(f'{name}.dropout.every = "{every}" is not positive; leave it out for none.')
     if abs(link.clock_drift_ppm) > 10_000:
         raise InputError(f"{name}.clock_drift_ppm = {link.clock_drift_ppm} is no clock's drift; 100 is a bad one.")
 

@@ -325,3 +325,23 @@ def test_linked_devices_merge_in_the_order_in_which_they_arrive():
     times = [due.time_s for due in merge(linked, epoch_ns=EPOCH)]
     assert times == sorted(times)
     assert len(times) == 3000
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[pressure]\nsamples_per_message = 0\n", "samples_per_message = 0 cannot be sent"),
+        ("[pressure]\nsamples_per_message = 5000\n", "1 to 4096"),
+        ("[pressure]\nnatural_frequency = '0 Hz'\n", "natural_frequency .* is not positive"),
+        ("[pressure]\ndamping = nan\n", "pressure.damping"),
+        ("[arterial_line]\ndamping = 0.0\n", "arterial_line.damping"),
+        ("[arterial_line]\nrate = '0 Hz'\n", "arterial_line.rate"),
+        ("[tracker]\nocclusions = [['14 s', '12 s']]\n", "does not end after it begins"),
+        ("[tracker]\ndropout = { every = '0 s' }\n", "dropout.every"),
+        ("[flow]\nloss = 1.5\n", "no share"),
+    ],
+)
+def test_settings_that_cannot_be_played_are_refused_before_anything_is_computed(tmp_path, text, said):
+    (tmp_path / "p.toml").write_text(text)
+    with pytest.raises(InputError, match=said):
+        read_procedure(tmp_path / "p.toml")
