@@ -4,26 +4,20 @@ The reader goes through the file from its beginning and needs no index, so a fil
 reached it. Checksums of chunks tell damage, the chain of hashes tells changes (`streams.hash_chain`).
 """
 
-import struct
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-import lz4.frame
 import msgspec
-from mcap.data_stream import ReadDataStream
-from mcap.exceptions import EndOfFile, McapError
-from mcap.opcode import Opcode
-from mcap.records import Channel, Chunk, Footer, McapRecord, Metadata, Schema
-from mcap.records import Message as McapMessage
-from mcap.stream_reader import CRCValidationError, StreamReader, get_chunk_data_stream
+from mcap.exceptions import McapError
+from mcap.records import Channel, Footer, Metadata, Schema
+from mcap.stream_reader import CRCValidationError
 
 from streams.errors import InputError
 from streams.events import Event, event_from_frame
 from streams.hash_chain import ChainCheck, Seal, digest_prefix, entry_digest
+from streams.mcap_reader import Stored, opened_records
 from streams.messages import decode_by_type, doubtful
 from streams.recorder import (
     CHAIN_CHANNEL,
@@ -37,70 +31,6 @@ from streams.recorder import (
     SUPERSEDED,
     entry_kind,
 )
-
-LARGEST_RECORD = 1 << 30
-"""A longer record is damage."""
-
-
-Stored = tuple[int, int, int, int, bytes]
-"""A message as the file has it: number of its channel, sequence, log time, publish time, data."""
-
-_RECORD = struct.Struct("<BQ")
-_MESSAGE = struct.Struct("<HIQQ")
-
-
-class _Reader(StreamReader):
-    """Passes over the indexes of messages, which reading in order has no use for."""
-
-    def _read_record(self, opcode: int, length: int) -> McapRecord | None:
-        if opcode == Opcode.MESSAGE_INDEX:
-            self._stream.read(length)
-            return None
-        return super()._read_record(opcode, length)
-
-
-def opened_records(records: Iterator[McapRecord]) -> Iterator[McapRecord | Stored]:
-    """The records of a file with its chunks taken apart; checksums are compared."""
-    for record in records:
-        if not isinstance(record, Chunk):
-            yield (
-                record
-                if not isinstance(record, McapMessage)
-                else (record.channel_id, record.sequence, record.log_time, record.publish_time, record.data)
-            )
-            continue
-        data = _unpacked(record)
-        length, at = len(data), 0
-        while at < length:
-            opcode, size = _RECORD.unpack_from(data, at)
-            at += _RECORD.size
-            if at + size > length:
-                raise EndOfFile
-            if opcode == Opcode.MESSAGE:
-                channel, sequence, log_time, publish_time = _MESSAGE.unpack_from(data, at)
-                yield channel, sequence, log_time, publish_time, data[at + _MESSAGE.size : at + size]
-            elif opcode == Opcode.SCHEMA:
-                yield Schema.read(ReadDataStream(BytesIO(data[at : at + size])))
-            elif opcode == Opcode.CHANNEL:
-                yield Channel.read(ReadDataStream(BytesIO(data[at : at + size])))
-            at += size
-
-
-def _unpacked(chunk: Chunk) -> bytes:
-    """The records of a chunk.
-
-    Raises:
-        CRCValidationError: they are not those that were written.
-    """
-    if chunk.compression not in ("", "lz4"):
-        content, length = get_chunk_data_stream(chunk, validate_crc=True)
-        return bytes(content.read(length))
-    data: bytes = lz4.frame.decompress(chunk.data) if chunk.compression else chunk.data
-    found = zlib.crc32(data)
-    if chunk.uncompressed_crc not in (0, found):
-        raise CRCValidationError(expected=chunk.uncompressed_crc, actual=found, record=chunk)
-    return data
-
 
 _seal_decoder = msgspec.msgpack.Decoder(Seal)
 
@@ -162,8 +92,7 @@ class RecordingScan:
         channels: dict[int, EntryChannel] = {}
         schemas: dict[int, str] = {}
         found = False
-        records = _Reader(stream, emit_chunks=True, validate_crcs=True, record_size_limit=LARGEST_RECORD).records
-        reader = opened_records(records)
+        reader = opened_records(stream)
         while True:
             try:
                 record = next(reader)

@@ -21,9 +21,10 @@ from mcap.records import Channel, Schema
 from streams.errors import InputError
 from streams.events import Event
 from streams.hash_chain import HashChain, Seal
+from streams.mcap_reader import Stored
 from streams.mcap_writer import MAGIC, McapTables
 from streams.recorder import CHAIN_CHANNEL, RecordingMark, RecordingWriter
-from streams.recording import EntryChannel, StateFrame, Stored
+from streams.recording import EntryChannel, StateFrame
 
 _RECORD = struct.Struct("<BQ")
 _MESSAGE = struct.Struct("<HIQQ")

@@ -450,7 +450,7 @@ def test_a_recording_is_replayed_while_it_is_read_as_one_that_was_read_before(tm
     assert report == replay(read_recording(room.recording), case_without_flow())
     assert cut.truncated
     assert 0 < report.recorded_states < whole.recorded_states
-    clock = Clock({0.2: "q"})
+    clock = Clock({0.001: "q"})
     assert replay(cut, case_without_flow(), pace=Pace(1.0, read_keys=clock.read, clock=clock)).ended_early
 
 
