@@ -218,13 +218,17 @@ class LiveLoop:
         self._stopped = True
 
     def run(
-        self, watch: Callable[[TwinState], None] | None = None, alive: Callable[[], None] | None = None
+        self,
+        watch: Callable[[TwinState], None] | None = None,
+        alive: Callable[[], None] | None = None,
+        over: Callable[[], None] | None = None,
     ) -> LiveReport:
         """Run until the procedure ends or `stop` is called.
 
         Args:
             watch: called with every tenth published state, for a display on the terminal.
             alive: called at least with every tick, to show a watchdog that the loop goes round.
+            over: called when it goes round no more, before what is left is written.
         """
         in_order = False
         # The loop computes in short bursts; without this the receiving thread would wait for the interpreter
@@ -239,6 +243,8 @@ class LiveLoop:
             self._receiver.start()
             self._loop(watch, alive)
             in_order = True
+            if over is not None:
+                over()
         finally:
             self._receiver.stop()
             if in_order:

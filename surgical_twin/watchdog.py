@@ -25,6 +25,9 @@ LOOK_S = 0.02
 HANGS_S = 5.0
 """A session whose loop has not gone round for so long hangs."""
 
+ENDS_S = 60.0
+"""A session that is over may take so long to write what is left and say what it did."""
+
 STARTS_S = 60.0
 """It may take so long to go round for the first time."""
 
@@ -34,7 +37,8 @@ RESTARTS_WITHIN_S = 60.0
 
 PR_SET_PDEATHSIG = 1
 
-_time = struct.Struct("<q")
+_time = struct.Struct("<q?")
+"""when the loop last went round, and whether the session is over"""
 
 
 class Pulse:
@@ -45,17 +49,26 @@ class Pulse:
 
     def beat(self) -> None:
         """The loop has gone round."""
-        self._memory[:] = _time.pack(time.monotonic_ns())
+        self._memory[:] = _time.pack(time.monotonic_ns(), False)
+
+    def over(self) -> None:
+        """The loop has ended in good order, and goes round no more."""
+        self._memory[:] = _time.pack(time.monotonic_ns(), True)
 
     def clear(self) -> None:
         """Another process begins."""
-        self._memory[:] = _time.pack(0)
+        self._memory[:] = _time.pack(0, False)
 
     @property
     def last_ns(self) -> int:
         """By the monotonic clock; 0 where it has not gone round yet."""
         found: int = _time.unpack(self._memory[:])[0]
         return found
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the loop has ended in good order."""
+        return bool(_time.unpack(self._memory[:])[1])
 
 
 def watched(pulse: Pulse, say: Callable[[str], None]) -> int:
@@ -115,7 +128,9 @@ def _watch(child: int, pulse: Pulse, say: Callable[[str], None]) -> int:
                 return 128 - code if code < 0 and asked else code
             last_ns = pulse.last_ns
             silent_s = (time.monotonic_ns() - last_ns) * 1e-9 if last_ns else 0.0
-            if silent_s > HANGS_S or (not last_ns and time.monotonic() - begun > STARTS_S):
+            if silent_s > (ENDS_S if pulse.is_over else HANGS_S) or (
+                not last_ns and time.monotonic() - begun > STARTS_S
+            ):
                 say(f"The session has hung for {silent_s or STARTS_S:.0f} s and is ended.")
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)

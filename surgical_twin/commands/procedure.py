@@ -128,7 +128,7 @@ def live(
             )
             ends_with(loop.stop)
             with err.status("waiting for devices") as status:
-                result = loop.run(lambda state: status.update(status_line(state)), pulse.beat)
+                result = loop.run(lambda state: status.update(status_line(state)), pulse.beat, pulse.over)
     finally:
         if display is not None and os.getpid() == watching:
             display.terminate()

@@ -70,6 +70,21 @@ def test_a_session_that_hangs_is_ended_and_started_again(tmp_path):
     assert "session 1" in said
 
 
+def test_a_session_that_is_over_may_take_its_time_to_end(tmp_path):
+    status, said = watch(
+        tmp_path,
+        """
+        pulse.over()
+        time.sleep(1.5)
+        print("written", flush=True)
+        sys.exit(0)
+        """,
+    )
+    assert status == 0
+    assert "hung" not in said
+    assert "written" in said
+
+
 def test_a_session_that_dies_again_and_again_is_given_up(tmp_path):
     status, said = watch(tmp_path, "os.kill(os.getpid(), signal.SIGSEGV)")
     assert status == 2
