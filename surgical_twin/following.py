@@ -73,20 +73,21 @@ def follow(
         return before
     half = NORMAL_95 * state.along_std_mm
     moved = state.tip - tip
-    shown = state.tip if correct else tip
     place = VesselPlace(
         branch=state.branch,
         probability=state.probability,
         along_mm=Estimate(state.along_mm, state.along_mm - half, state.along_mm + half),
-        outside_mm=float(tracker.tree.outside(shown[None])[0]),
+        outside_mm=state.outside_mm if correct else float(tracker.tree.outside(tip[None])[0]),
         drift_mm=float(np.linalg.norm(moved)),
         drift_deviation_mm=float(np.sqrt(state.error.mean_square(state.tip))),
     )
-    found, known = state.error.point_covariance(state.tip), registered.point_covariance(state.tip)
-    sure = min(float(moved @ np.linalg.solve(one, moved)) for one in (found, known)) > DRIFT_SURE
+    drifted = False
+    if not correct and place.drift_mm > DRIFT_MM:
+        found, known = state.error.point_covariance(state.tip), registered.point_covariance(state.tip)
+        drifted = min(float(moved @ np.linalg.solve(one, moved)) for one in (found, known)) > DRIFT_SURE
     return Following(
         track,
         place,
         track.drift if correct else None,
-        drifted=not correct and sure and place.drift_mm > DRIFT_MM,
+        drifted=drifted,
     )

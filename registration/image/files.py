@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import ArrayLike
 
 from registration.errors import InputError
 from registration.rigid import Array
@@ -75,3 +76,11 @@ def read_linear_transform(path: Path) -> Array:
 def write_transform(transform: sitk.Transform, path: Path) -> None:
     """Write a transform as 3D Slicer and SimpleITK read it: ``.tfm`` (text), ``.h5`` where it holds a field."""
     sitk.WriteTransform(flat(transform), str(path))
+
+
+def write_pose(target_from_source: ArrayLike, path: Path) -> None:
+    """Write a rigid pose (4, 4) in LPS as a ``.tfm`` that 3D Slicer loads so that source data put under it move to the
+    target. Such files hold the way back, from target to source points, as resampling needs it."""
+    back = np.linalg.inv(np.asarray(target_from_source, dtype=np.float64))
+    transform = sitk.AffineTransform(back[:3, :3].ravel().tolist(), back[:3, 3].tolist())
+    sitk.WriteTransform(transform, str(path))

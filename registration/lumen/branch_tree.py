@@ -18,6 +18,9 @@ from registration.rigid import Array, check_points
 SPACING = 1.0
 """Distance of stations along a branch, mm."""
 
+FEW = 5000
+"""Stations among which looking at all takes less than asking a search tree."""
+
 
 @dataclass(frozen=True)
 class BranchTree:
@@ -117,6 +120,10 @@ class BranchTree:
     def outside(self, points: ArrayLike) -> Array:
         """How far points (n, 3) lie outside the lumen, mm: beyond the local radius around the centerline; 0 inside."""
         p = np.asarray(points, dtype=np.float64)
+        if len(p) == 1 and len(self.points) < FEW:
+            offset = self.points - p[0]
+            gap = np.sqrt(np.einsum("ni,ni->n", offset, offset)) - self.radii
+            return np.maximum(gap.min(keepdims=True), 0.0)
         _, near = self.tree.query(p, k=min(24, len(self.points)))
         gap = np.linalg.norm(p[:, None] - self.points[near], axis=2) - self.radii[near]
         return np.maximum(gap.min(axis=1), 0.0)

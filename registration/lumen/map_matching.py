@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registration.lumen.branch_tree import BranchTree
+from registration.lumen.matching_kernel import fitted, moved_on
 from registration.rigid import Array
 
 LATERAL = 0.4
@@ -62,17 +63,10 @@ def match(
     else:
         # Half a millimeter of the station raster, and what the catheter may have moved.
         sigma = math.hypot(moved_mm, 1.0)
-        from_best = tree.distances[belief.stations[belief.weight.argmax()]]
-        active = np.flatnonzero(from_best < from_best[belief.stations].max() + 4.5 * sigma + 2.0)
-        kernel = tree.distances[np.ix_(belief.stations, active)]
-        kernel = np.exp((-0.5 / sigma**2) * kernel * kernel)
-        prior = (belief.weight / kernel.sum(axis=1)) @ kernel
-    offset = tip - tree.points[active]
-    along = np.einsum("ni,ni->n", offset, tree.tangents[active])
-    across = np.maximum(np.einsum("ni,ni->n", offset, offset) - along**2, 0.0)
-    axial = noise_mm**2 + doubt_mm2 + 0.25
-    lateral = (LATERAL * tree.radii[active]) ** 2 + (noise_mm**2 + doubt_mm2)
-    log = -0.5 * (along**2 / axial + across / lateral) - np.log(lateral) + np.log(np.maximum(prior, 1e-300))
+        active, prior = moved_on(tree.distances, belief.stations, belief.weight, sigma, 4.5 * sigma + 2.0)
+    log = fitted(
+        tree.points, tree.tangents, tree.radii, active, prior, tip, LATERAL, float(noise_mm) ** 2, float(doubt_mm2)
+    )
     best = log.max()
     if belief is not None and best < LOST:
         return match(tree, None, tip, moved_mm=0.0, noise_mm=noise_mm, doubt_mm2=doubt_mm2)

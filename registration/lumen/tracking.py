@@ -16,7 +16,7 @@ from registration.lumen.branch_tree import BranchTree
 from registration.lumen.drift import Drift, Stretch, fit_drift
 from registration.lumen.map_matching import Belief, match
 from registration.pose_error import PoseError
-from registration.rigid import Array, apply_to_points
+from registration.rigid import Array
 from registration.verdict import Verdict
 
 LEAST_MOVE_MM = 2.0
@@ -91,6 +91,15 @@ class LumenTracker:
     drift_deg: float = 3.0
     speed_mm_s: float = 30.0
 
+    def __post_init__(self) -> None:
+        # What is compiled is compiled now, not while a catheter waits for its first fix.
+        place, noise = self.tree.points[0], self.noise_mm
+        belief = match(self.tree, None, place, moved_mm=0.0, noise_mm=noise, doubt_mm2=1.0)
+        match(self.tree, belief, place, moved_mm=1.0, noise_mm=noise, doubt_mm2=1.0)
+        begun = self.begin()
+        stretch = Stretch(place[None], np.ones(1), np.ones((1, len(self.tree.names)), dtype=bool))
+        fit_drift(self.tree, stretch, begun.drift, begun.prior, noise)
+
     def begin(self, registered: PoseError | None = None) -> LumenTrack:
         """The catheter anywhere, and no drift but what is to be expected.
 
@@ -146,7 +155,8 @@ class LumenTracker:
         if track.belief is None or track.tip is None or track.time_s is None:
             return None
         tree, error = self.tree, track.drift.error
-        tip = apply_to_points(track.drift.correction, track.tip)
+        correction = track.drift.correction
+        tip = correction[:3, :3] @ track.tip + correction[:3, 3]
         active, weight = track.belief.stations, track.belief.weight
         branches = track.belief.by_branch(tree)
         best = int(np.argmax(branches))
@@ -172,9 +182,9 @@ class LumenTracker:
             float(branches[best]),
             along,
             std,
-            {tree.names[k]: float(branches[k]) for k in np.flatnonzero(branches > 1e-6)},
+            {name: share for name, share in zip(tree.names, branches.tolist(), strict=True) if share > 1e-6},
             gap,
-            track.drift.correction,
+            correction,
             error,
             verdict,
         )

@@ -19,6 +19,9 @@ PointsFile = Annotated[
     Path, typer.Argument(help="Points: a table of name,x,y,z or x,y,z in mm, or Slicer's .fcsv or .mrk.json.")
 ]
 
+RIGID_RESULTS = ("image_from_tracker", "correction", "world_from_image")
+"""Results that bring what was measured into the frame before "from": each is also written as a transform file."""
+
 
 def conclude(
     case: "Case",
@@ -29,10 +32,15 @@ def conclude(
     read: Sequence[Path | None],
     files: Mapping[str, Callable[[Path], object]] | None = None,
 ) -> None:
-    """Keep the result, say the verdict, and end with 1 where it failed."""
+    """Keep the result, say the verdict, and end with 1 where it failed; a rigid pose also as a transform file."""
+    from registration.image.files import write_pose
     from surgical_twin.registration_results import keep_result
 
     given = [path for path in read if path is not None]
+    files = dict(files or {})
+    for key in RIGID_RESULTS:
+        if key in figures:
+            files[f"{name}.tfm"] = lambda path, pose=figures[key]: write_pose(pose, path)
     written = keep_result(case, name, verdict, figures, draw, read=given, files=files)
     color = {"pass": "green", "check": "yellow", "fail": "red"}[verdict.level]
     out.print(Text(str(verdict), style=f"bold {color}"), soft_wrap=True)

@@ -61,6 +61,10 @@ def test_landmarks_by_name_pass_with_a_picture(terminal, points):
     assert set(result["residuals_mm"]) == set(NAMES)
     assert miss(result["image_from_tracker"], POINTS.mean(axis=0, keepdims=True)) < result["error_95_mm"]
     assert (terminal.case / "registration/landmarks.png").stat().st_size > 1000
+    # 3D Slicer's transform files lead from the target to the source.
+    stored = sitk.ReadTransform(str(terminal.case / "registration/landmarks.tfm"))
+    there = np.array([stored.TransformPoint(p.tolist()) for p in POINTS])
+    np.testing.assert_allclose(apply_to_points(np.array(result["image_from_tracker"]), there), POINTS, atol=1e-6)
 
 
 def test_landmarks_judge_the_error_where_it_counts_by_the_limits_of_the_case(terminal, points):
