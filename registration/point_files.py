@@ -1,4 +1,4 @@
-"""Points from files: tables with or without names, and what 3D Slicer writes (``.fcsv``, ``.mrk.json``).
+"""Points from files: tables with or without names, what 3D Slicer writes (``.fcsv``, ``.mrk.json``), PLUS's landmarks.
 
 Positions are mm in the DICOM patient frame (LPS). Slicer's files say which frame they are in; where one is in RAS, its
 first two axes are turned. A table says nothing, so that its numbers are taken as they are.
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -78,7 +79,8 @@ class PointSet:
 
 
 def read_point_file(path: Path) -> PointSet:
-    """Read points from a table (CSV, blanks or tabs between), a Slicer ``.fcsv`` or a Slicer ``.mrk.json``.
+    """Read points from a table (CSV, blanks or tabs between), a Slicer ``.fcsv`` or ``.mrk.json``, or the phantom's
+    landmarks, as they are, from a PLUS configuration (``.xml``).
 
     A table has the columns x, y, z or name, x, y, z; with a line of headings they may stand in any order beside others.
 
@@ -92,7 +94,8 @@ def read_point_file(path: Path) -> PointSet:
             f"{path} cannot be read as points ({error}); give name,x,y,z in mm, or a Slicer .fcsv or .mrk.json."
         ) from error
     suffix = Path(path).suffix.lower()
-    rows, named = (_markups if suffix == ".json" else _fcsv if suffix == ".fcsv" else _table)(Path(path), text)
+    read = {".json": _markups, ".fcsv": _fcsv, ".xml": _plus_landmarks}.get(suffix, _table)
+    rows, named = read(Path(path), text)
     if not rows:
         raise InputError(f"{path} holds no points; give lines of name,x,y,z in mm.")
     names = tuple(name if named else str(k) for k, (name, _) in enumerate(rows, 1))
@@ -160,6 +163,20 @@ def _markups(path: Path, text: str) -> tuple[list[tuple[str, Array]], bool]:
     for name, point in rows:
         if point.shape != (3,) or not np.isfinite(point).all():
             raise InputError(f"{path}: point {name!r} has no finite position of three numbers; place it again.")
+    return rows, all(name for name, _ in rows)
+
+
+def _plus_landmarks(path: Path, text: str) -> tuple[list[tuple[str, Array]], bool]:
+    try:
+        found = list(ElementTree.fromstring(text).iter("Landmark"))
+        rows = [
+            (element.get("Name", ""), np.array(element.get("Position", "").split(), dtype=np.float64))
+            for element in found
+        ]
+    except (ElementTree.ParseError, ValueError) as error:
+        raise InputError(f"{path} is no PLUS configuration with landmarks ({error}); give name,x,y,z in mm.") from error
+    if not rows or any(point.shape != (3,) or not np.isfinite(point).all() for _, point in rows):
+        raise InputError(f"{path} defines no phantom's landmarks, each with a Position of three numbers.")
     return rows, all(name for name, _ in rows)
 
 

@@ -10,14 +10,17 @@ import pyvista
 from numpy.typing import NDArray
 
 from meshes.files import read_centerline, read_lumen_mesh
+from registration.image.files import read_linear_transform
 from registration.lumen.branch_tree import BranchTree
-from registration.rigid import check_rigid
+from registration.rigid import check_rigid, invert
 from registration.surface.target import SurfaceTarget
 from surgical_twin.axis import between_ports
 from surgical_twin.case import CENTERLINE, CENTERLINE_TABLE, MESH, Case, read_table
 from surgical_twin.errors import InputError
 
 Array = NDArray[np.float64]
+
+TRANSFORM_FILES = (".tfm", ".h5", ".mat")
 
 
 def read_surface(path: Path) -> SurfaceTarget:
@@ -93,11 +96,14 @@ def read_branch_tree(case: Case) -> BranchTree:
 
 
 def read_start(path: Path, key: str = "image_from_tracker") -> Array:
-    """The transform (4, 4) of some name in an earlier registration's result file.
+    """The transform (4, 4) of some name in an earlier registration's result file, or of a transform file of 3D Slicer,
+    which holds the way back.
 
     Raises:
         InputError: it is none, or one that failed.
     """
+    if path.suffix.lower() in TRANSFORM_FILES:
+        return check_rigid(invert(check_rigid(read_linear_transform(path), str(path))), str(path))
     return check_rigid(_read_result(path, key), f"{key} of {path}")
 
 

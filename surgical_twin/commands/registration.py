@@ -1,6 +1,7 @@
 """Commands that tie tracker, patient and images together, each with its error and its verdict."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,9 @@ PointsFile = Annotated[
 RIGID_RESULTS = ("image_from_tracker", "correction", "world_from_image")
 """Results that bring what was measured into the frame before "from": each is also written as a transform file."""
 
+EXACT_MM = 1e-4
+"""A residual below what files are written with: it says nothing of an error."""
+
 
 def conclude(
     case: "Case",
@@ -40,7 +44,7 @@ def conclude(
     files = dict(files or {})
     for key in RIGID_RESULTS:
         if key in figures:
-            files[f"{name}.tfm"] = lambda path, pose=figures[key]: write_pose(pose, path)
+            files[f"{name}.tfm"] = partial(write_pose, figures[key])
     written = keep_result(case, name, verdict, figures, draw, read=given, files=files)
     color = {"pass": "green", "check": "yellow", "fail": "red"}[verdict.level]
     out.print(Text(str(verdict), style=f"bold {color}"), soft_wrap=True)
@@ -86,6 +90,11 @@ def landmarks(
         source, goal, names = source_set.paired(goal_set)
         result = register_landmarks(source, goal, fle=fle, names=names)
         warnings = result.warnings
+    if fle is None and result.fre < EXACT_MM:
+        warnings = (
+            *warnings,
+            "the fiducials fit exactly, as measured ones never do: was one file made from the other?",
+        )
     where = result.centroid if place is None else place
     error = result.error.error_95(where)
     figures: dict[str, Any] = {
@@ -112,7 +121,9 @@ def surface(
     case: CaseFolder,
     touched: PointsFile,
     mesh: Annotated[Path | None, typer.Option(help="Surface (VTP, STL, PLY); the case's lumen if not given.")] = None,
-    start: Annotated[Path | None, typer.Option(help="Result file of another registration to start from.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Result of another registration, or a .tfm, to start from.")
+    ] = None,
     noise: Annotated[float, typer.Option(help="How far points lie off the surface, in mm.")] = 0.5,
 ) -> None:
     """Register touched or scanned points to a surface."""

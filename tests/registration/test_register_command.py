@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -102,6 +103,25 @@ def test_landmarks_read_what_slicer_writes(terminal, tmp_path, points):
     assert miss(terminal.result("landmarks")["image_from_tracker"], POINTS) < 1e-6
 
 
+def test_landmarks_that_fit_exactly_are_no_proof(terminal, points):
+    target = points("target.csv", POINTS)
+    assert terminal.run("register", "landmarks", target, "--target", target) == 0
+    assert terminal.result("landmarks")["verdict"] == "check"
+    assert "as measured ones never do" in terminal.said
+
+
+def test_landmarks_of_a_phantom_are_read_from_the_configuration_of_plus(terminal, table, tmp_path):
+    config = needed(PLUS / "PlusDeviceSet_fCal_Sim_RecordPhantomLandmarks.xml")
+    marks = {m.get("Name"): m.get("Position").split() for m in ElementTree.parse(config).iter("Landmark")}
+    touched = table("t.csv", moved(np.array(list(marks.values()), float)))  # paired in their order
+    assert terminal.run("register", "landmarks", touched, "--target", config, "--fle", "0.3") == 0
+    assert set(terminal.result("landmarks")["residuals_mm"]) == set(marks)
+    (tmp_path / "none.xml").write_text("<PlusConfiguration/>")
+    assert "no phantom" in terminal.refused("register", "landmarks", touched, "--target", tmp_path / "none.xml")
+    (tmp_path / "cut.xml").write_text("<PlusConfiguration>")
+    assert "no PLUS" in terminal.refused("register", "landmarks", touched, "--target", tmp_path / "cut.xml")
+
+
 def test_landmarks_refuse_what_cannot_be_used(terminal, points, table, tmp_path):
     target = points("target.csv", POINTS)
     few = points("few.csv", POINTS[:2])
@@ -169,6 +189,9 @@ def test_surface_is_found_from_any_start_and_from_a_given_one(terminal, table, b
     assert np.linalg.eigvalsh(result["covariance"]).min() > 0.0
     start = terminal.case / "registration/surface.json"
     assert terminal.run("register", "surface", touched, "--start", start) == 0
+    slicer = terminal.case / "registration/surface.tfm"
+    kept = slicer.rename(terminal.case.parent / "start.tfm")
+    assert terminal.run("register", "surface", touched, "--start", kept) == 0
     assert terminal.result("surface")["starts"] < result["starts"]
     assert miss(terminal.result("surface")["image_from_tracker"], bent_body.points) < 0.4
 
