@@ -212,7 +212,7 @@ def _coarse(starts: Array, points: Array, target: SurfaceTarget, noise: float, r
             poses = poses[_fittest(poses, scores, points, max(8, len(poses) // 4))]
             seen = points
         moved = seen @ np.swapaxes(poses[:, :3, :3], 1, 2) + poses[:, None, :3, 3]
-        distance, index = target.coarse_tree.query(moved.reshape(-1, 3))
+        distance, index = target.near_coarse(moved.reshape(-1, 3))
         q, n = target.coarse_points[index].reshape(moved.shape), target.coarse_normals[index].reshape(moved.shape)
         weights = (1.0 / (1.0 + (distance / scale) ** 2) ** 2).reshape(moved.shape[:2])
         poses = _step(poses, seen, q, n, weights)
@@ -240,7 +240,7 @@ def _radius(points: Array) -> float:
 
 def _scores(poses: Array, points: Array, target: SurfaceTarget, scale: float) -> Array:
     moved = points @ np.swapaxes(poses[:, :3, :3], 1, 2) + poses[:, None, :3, 3]
-    distance, index = target.coarse_tree.query(moved.reshape(-1, 3))
+    distance, index = target.near_coarse(moved.reshape(-1, 3))
     flat = moved.reshape(-1, 3)
     plane = np.abs(np.sum((flat - target.coarse_points[index]) * target.coarse_normals[index], axis=1))
     # Beyond the thinned surface's own spacing a plane distance means nothing.

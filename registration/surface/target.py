@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +16,12 @@ COARSE_POINTS = 2000
 """About how many points the coarse copy keeps: enough to find the basin, few enough for sixty starts at once."""
 
 NORMAL_NEIGHBORS = 12
+
+RASTER = 48
+"""Cells per side of the raster in which the coarse points are looked up."""
+
+RASTER_MARGIN = 0.15
+"""How far the raster reaches beyond the surface, in diameters; from farther off its nearest rim cell is taken."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,27 @@ class SurfaceTarget:
         spacing = float(np.median(tree.query(points[:: max(1, len(points) // 2000)], k=2)[0][:, 1]))
         keep = thin_out(points, COARSE_POINTS)
         return cls(points, normals, points[keep], normals[keep], spacing, tree, KDTree(points[keep]))
+
+    @cached_property
+    def _raster(self) -> tuple[Array, Array, NDArray[np.intp]]:
+        """Corner and cell of a raster around the surface, and the coarse point nearest to each cell's middle."""
+        low, high = self.points.min(axis=0), self.points.max(axis=0)
+        margin = RASTER_MARGIN * self.diameter
+        low, high = low - margin, high + margin
+        cell = (high - low) / RASTER
+        middles = np.array(np.meshgrid(*([np.arange(RASTER) + 0.5] * 3), indexing="ij")).reshape(3, -1).T
+        nearest = self.coarse_tree.query(low + middles * cell)[1]
+        return low, cell, nearest
+
+    def near_coarse(self, points: Array) -> tuple[Array, NDArray[np.intp]]:
+        """Distance (n,) from points (n, 3) to coarse points about nearest to them, and the indices (n,) of these.
+
+        Looked up in a raster: many times faster than in a tree, and good enough to find the basin."""
+        low, cell, nearest = self._raster
+        place = np.clip(((points - low) / cell).astype(np.intp), 0, RASTER - 1)
+        index = nearest[(place[:, 0] * RASTER + place[:, 1]) * RASTER + place[:, 2]]
+        offset = points - self.coarse_points[index]
+        return np.sqrt(np.einsum("ni,ni->n", offset, offset)), index
 
     @property
     def diameter(self) -> float:
