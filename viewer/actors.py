@@ -259,9 +259,9 @@ class ToolActors:
                 actor.SetVisibility(False)
             return
         # A tip that the state itself doubts is drawn without its color.
-        color = colors.rgb(colors.UNTRUSTED if doubts(state.flags) else colors.TIP)
+        color = colors.unit_rgb(colors.UNTRUSTED if doubts(state.flags) else colors.TIP)
         for actor in (self.tip, self.ellipsoid):
-            actor.GetProperty().SetColor(*(channel / 255.0 for channel in color))
+            actor.GetProperty().SetColor(*color)
         point = np.array(state.tip, dtype=np.float64)
         axes = ellipsoid_axes(state.tip_covariance)
         if not (np.isfinite(point).all() and np.isfinite(axes).all()):
@@ -287,15 +287,9 @@ class ToolActors:
 
 def _line_actor(color: str, width: float) -> tuple[vtk.vtkPolyData, vtk.vtkActor]:
     line = vtk.vtkPolyData()
-    mapper = vtk.vtkPolyDataMapper()
-    mapper.SetInputData(line)
-    mapper.ScalarVisibilityOff()
-    actor = vtk.vtkActor()
-    actor.SetMapper(mapper)
-    look = actor.GetProperty()
-    look.SetColor(*(channel / 255.0 for channel in colors.rgb(color)))
-    look.SetLineWidth(width)
-    look.LightingOff()
+    actor = _one_color(color, data=line)
+    actor.GetProperty().SetLineWidth(width)
+    actor.GetProperty().LightingOff()
     return line, actor
 
 
@@ -315,14 +309,25 @@ def _set_line(line: vtk.vtkPolyData, points: NDArray[np.float64]) -> None:
     line.SetLines(cells)
 
 
-def _plain_actor(port: vtk.vtkAlgorithmOutput, color: str) -> vtk.vtkActor:
+def _one_color(
+    color: str, *, data: vtk.vtkPolyData | None = None, port: vtk.vtkAlgorithmOutput | None = None
+) -> vtk.vtkActor:
+    """An actor in one color, of data or of what comes out of a filter's port."""
     mapper = vtk.vtkPolyDataMapper()
-    mapper.SetInputConnection(port)
+    if data is not None:
+        mapper.SetInputData(data)
+    if port is not None:
+        mapper.SetInputConnection(port)
     mapper.ScalarVisibilityOff()
     actor = vtk.vtkActor()
     actor.SetMapper(mapper)
+    actor.GetProperty().SetColor(*colors.unit_rgb(color))
+    return actor
+
+
+def _plain_actor(port: vtk.vtkAlgorithmOutput, color: str) -> vtk.vtkActor:
+    actor = _one_color(color, port=port)
     look = actor.GetProperty()
-    look.SetColor(*(channel / 255.0 for channel in colors.rgb(color)))
     look.SetAmbient(0.55)
     look.SetDiffuse(0.45)
     look.SetSpecular(0.2)
@@ -332,13 +337,8 @@ def _plain_actor(port: vtk.vtkAlgorithmOutput, color: str) -> vtk.vtkActor:
 def outline_actor(mesh: pv.PolyData, color: str, opacity: float) -> vtk.vtkActor:
     """A see-through shell for bone or skin around the lumen, brightest where it is seen edge-on."""
     shell = pv.PolyData(mesh.points, mesh.faces).compute_normals(cell_normals=False, split_vertices=False)
-    mapper = vtk.vtkPolyDataMapper()
-    mapper.SetInputData(shell)
-    mapper.ScalarVisibilityOff()
-    actor = vtk.vtkActor()
-    actor.SetMapper(mapper)
+    actor = _one_color(color, data=shell)
     look = actor.GetProperty()
-    look.SetColor(*(channel / 255.0 for channel in colors.rgb(color)))
     look.SetOpacity(opacity)
     look.SetAmbient(0.2)
     look.SetDiffuse(0.8)
@@ -349,13 +349,8 @@ def outline_actor(mesh: pv.PolyData, color: str, opacity: float) -> vtk.vtkActor
 def target_actor(target: ArrayLike, radius: float) -> vtk.vtkActor:
     """Three rings around the target, seen from every side."""
     rings = [pv.Polygon(center=target, radius=radius, normal=n, n_sides=64, fill=False) for n in np.eye(3)]
-    mapper = vtk.vtkPolyDataMapper()
-    mapper.SetInputData(rings[0].append_polydata(*rings[1:]))
-    mapper.ScalarVisibilityOff()
-    actor = vtk.vtkActor()
-    actor.SetMapper(mapper)
+    actor = _one_color(colors.TARGET, data=rings[0].append_polydata(*rings[1:]))
     look = actor.GetProperty()
-    look.SetColor(*(channel / 255.0 for channel in colors.rgb(colors.TARGET)))
     look.SetRepresentationToWireframe()
     look.SetLineWidth(1.6)
     look.LightingOff()

@@ -95,7 +95,7 @@ class ArModel:
                     "vertices": len(points),
                     "triangles": len(triangles),
                     "opacity": one.opacity,
-                    "color": [channel / 255.0 for channel in colors.rgb(one.color)],
+                    "color": colors.unit_rgb(one.color),
                 }
             )
             parts += [points.astype("<f4"), normals.astype("<f4"), triangles.astype("<u4")]

@@ -38,6 +38,12 @@ def rgb(color: str) -> tuple[int, int, int]:
     return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
 
 
+def unit_rgb(color: str) -> tuple[float, float, float]:
+    """Red, green, blue (0 to 1) of a color written #rrggbb, as VTK has them."""
+    red, green, blue = rgb(color)
+    return red / 255.0, green / 255.0, blue / 255.0
+
+
 def pressure_table(count: int = 256) -> NDArray[np.uint8]:
     """The pressure map as (count, 4) RGBA bytes, low pressure first."""
     samples = matplotlib.colormaps["viridis"](np.linspace(_LOWEST, 1.0, count))

@@ -31,7 +31,7 @@ class EndoluminalView:
         radius: ArrayLike | None = None,
     ) -> None:
         self.renderer = vtk.vtkRenderer()
-        self.renderer.SetBackground(*(c / 255.0 for c in colors.rgb(colors.BACKGROUND)))
+        self.renderer.SetBackground(*colors.unit_rgb(colors.BACKGROUND))
         self.renderer.AutomaticLightCreationOff()
         light = vtk.vtkLight()
         light.SetLightTypeToHeadlight()
@@ -55,7 +55,7 @@ class EndoluminalView:
         mapper.ScalarVisibilityOff()
         course = vtk.vtkActor()
         course.SetMapper(mapper)
-        course.GetProperty().SetColor(*(c / 255.0 for c in colors.rgb(colors.COURSE)))
+        course.GetProperty().SetColor(*colors.unit_rgb(colors.COURSE))
         course.GetProperty().SetLineWidth(3.0)
         course.GetProperty().LightingOff()
         self.renderer.AddActor(course)

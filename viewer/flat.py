@@ -89,7 +89,7 @@ def style_text(text: vtk.vtkTextProperty, color: str) -> None:
     """The display's typeface in a color."""
     text.SetFontFamily(vtk.VTK_FONT_FILE)
     text.SetFontFile(font_file(bold=True))
-    text.SetColor(*(channel / 255.0 for channel in colors.rgb(color)))
+    text.SetColor(*colors.unit_rgb(color))
 
 
 def port_label(name: str, position: ArrayLike) -> vtk.vtkTextActor:
@@ -102,6 +102,6 @@ def port_label(name: str, position: ArrayLike) -> vtk.vtkTextActor:
     style_text(style, colors.TEXT)
     style.SetJustificationToCentered()
     style.SetVerticalJustificationToCentered()
-    style.SetBackgroundColor(*(channel / 255.0 for channel in colors.rgb(colors.BACKGROUND)))
+    style.SetBackgroundColor(*colors.unit_rgb(colors.BACKGROUND))
     style.SetBackgroundOpacity(0.6)
     return label

@@ -60,6 +60,25 @@ class Structure:
     cycle: ArrayLike | None = None
 
 
+def check_export(path: Path | str, suffix: str, structures: Sequence[Structure]) -> Path:
+    """Where a model is written to.
+
+    Raises:
+        InputError: another suffix, no such folder, nothing to write, or a name used twice.
+    """
+    path = Path(path)
+    if path.suffix.lower() != suffix:
+        raise InputError(f"{path.name} must end in {suffix}.")
+    if not path.parent.is_dir():
+        raise InputError(f"folder {path.parent} does not exist; make it before writing {path.name} there.")
+    if not structures:
+        raise InputError("no structure to export; give at least the lumen.")
+    names = [structure.name for structure in structures]
+    if len(set(names)) != len(names):
+        raise InputError(f"structures {', '.join(names)} hold a name twice; name each one differently.")
+    return path
+
+
 def write_glb(
     path: Path | str,
     structures: Sequence[Structure],
@@ -85,16 +104,7 @@ def write_glb(
         InputError: nothing to write, a name used twice, an empty mesh, scalars of another length, or another
             suffix.
     """
-    path = Path(path)
-    if path.suffix.lower() != ".glb":
-        raise InputError(f"{path.name} must end in .glb; the file is written in glTF's binary form.")
-    if not path.parent.is_dir():
-        raise InputError(f"folder {path.parent} does not exist; make it before writing {path.name} there.")
-    if not structures:
-        raise InputError("no structure to export; give at least the lumen.")
-    names = [structure.name for structure in structures]
-    if len(set(names)) != len(names):
-        raise InputError(f"structures {', '.join(names)} hold a name twice; name each one differently.")
+    path = check_export(path, ".glb", structures)
     limits = colors.check_limits(limits)
     start = np.asarray(origin, dtype=np.float64).reshape(3)
 

@@ -131,6 +131,7 @@ class PlanPage:
         """Go to a port, and offer its name for a change."""
         if name in self._ports:
             self._state.selected_port = self._state.port_name = name
+            self._state.dirty("port_name")
             self._go(self._ports[name].center)
 
     def rename_port(self) -> None:
@@ -146,6 +147,7 @@ class PlanPage:
         """Go to a landmark, and offer its name for a change."""
         if name in self._landmarks:
             self._state.selected_landmark = self._state.landmark_name = name
+            self._state.dirty("landmark_name")
             self._go(self._landmarks[name].at)
 
     def place(self, kind: str) -> None:
@@ -171,6 +173,7 @@ class PlanPage:
         name = str(self._state.selected_landmark)
         if self._landmark(lambda: self._desk.remove_landmark(name), f"{name} is removed"):
             self._state.selected_landmark = self._state.landmark_name = ""
+            self._state.dirty("landmark_name")
 
     def _landmark(self, act: Callable[[], None], done: str) -> bool:
         if not self._try(act, done):
@@ -212,6 +215,7 @@ class PlanPage:
         """Back to the plan."""
         for key, *_ in SLIDERS:
             self._state[f"slider_{key}"] = 0
+            self._state.dirty(f"slider_{key}")  # trame takes what it sent last for what the page has
         self._state.answer, self._state.answer_picture, self._state.asked = [], "", ""
 
     def approve(self) -> None:

@@ -116,10 +116,17 @@ class Volume:
         """Values (rows, columns) at origin + column * across + row * down, mm LPS; NaN outside of the image."""
         turn = self._index_from_lps[:3, :3]
         start = turn @ np.asarray(origin, dtype=float) + self._index_from_lps[:3, 3]
-        rows, columns = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+        rows, columns = _places(shape)
         steps = turn @ np.asarray(across, dtype=float), turn @ np.asarray(down, dtype=float)
         at = [(start[axis] + columns * steps[0][axis] + rows * steps[1][axis]).astype(np.float32) for axis in (2, 1, 0)]
         return map_coordinates(self.values, at, order=1, mode="constant", cval=np.nan, prefilter=False)
+
+
+@lru_cache(maxsize=8)
+def _places(shape: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Row and column of each pixel of a picture."""
+    rows, columns = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    return rows, columns
 
 
 @dataclass
@@ -330,13 +337,14 @@ def _write_marks(image: Image.Image, view: SliceView, marks: Mapping[str, ArrayL
         draw.text(beside, name, font=face, fill=colors.TARGET, anchor="ls", stroke_width=halo, stroke_fill="#000000")
 
 
-def _write(image: Image.Image, view: SliceView, warning: str | None, note: str, scale: float) -> None:
-    draw = ImageDraw.Draw(image)
-    width, height = image.size
-    edge = max(round(2 * scale), 1)
-    draw.rectangle([0, 0, width - 1, height - 1], outline=view.plane.color, width=edge)
+@lru_cache(maxsize=16)
+def _frame(plane: Plane, size: tuple[int, int], scale: float) -> Image.Image:
+    """What a plane's slices of one size have in common, to be laid over them: frame, name and orientation letters."""
+    laid = Image.new("RGBA", size, (0, 0, 0, 0))
+    draw = ImageDraw.Draw(laid)
+    width, height = size
+    draw.rectangle([0, 0, width - 1, height - 1], outline=plane.color, width=max(round(2 * scale), 1))
     letter = font(round(17 * scale), bold=True)
-    small = font(round(14 * scale), bold=True)
     pad = 9 * scale
     places = (
         (pad, height / 2, "lm"),
@@ -345,17 +353,25 @@ def _write(image: Image.Image, view: SliceView, warning: str | None, note: str, 
         (width / 2, height - pad, "md"),
     )
     halo = max(round(2 * scale), 1)
-    for name, (x, y, anchor) in zip(view.plane.letters, places, strict=True):
+    for name, (x, y, anchor) in zip(plane.letters, places, strict=True):
         draw.text((x, y), name, font=letter, fill=colors.TEXT, anchor=anchor, stroke_width=halo, stroke_fill="#000000")
-    draw.text((pad, pad), view.plane.name, font=small, fill=view.plane.color, stroke_width=halo, stroke_fill="#000000")
-    place = f"{_side(view)}"
-    draw.text(
-        (width - pad, pad), place, font=small, fill=colors.TEXT, anchor="ra", stroke_width=halo, stroke_fill="#000000"
-    )
-    if note:
-        draw.text(
-            (pad, height - pad), note, font=small, fill="#f5c542", anchor="ls", stroke_width=halo, stroke_fill="#000000"
-        )
+    small = font(round(14 * scale), bold=True)
+    draw.text((pad, pad), plane.name, font=small, fill=plane.color, stroke_width=halo, stroke_fill="#000000")
+    return laid
+
+
+def _write(image: Image.Image, view: SliceView, warning: str | None, note: str, scale: float) -> None:
+    laid = _frame(view.plane, image.size, scale)
+    image.paste(laid, mask=laid)
+    draw = ImageDraw.Draw(image)
+    width, height = image.size
+    small = font(round(14 * scale), bold=True)
+    pad = 9 * scale
+    halo = max(round(2 * scale), 1)
+    places = (((width - pad, pad), _side(view), colors.TEXT, "ra"), ((pad, height - pad), note, "#f5c542", "ls"))
+    for place, words, ink, anchor in places:
+        if words:
+            draw.text(place, words, font=small, fill=ink, anchor=anchor, stroke_width=halo, stroke_fill="#000000")
     if warning is not None:
         face = font(round(16 * scale), bold=True)
         half = 0.5 * draw.textlength(warning, font=face) + pad

@@ -19,7 +19,7 @@ from PIL import Image
 
 from viewer import colors
 from viewer.errors import InputError
-from viewer.gltf import GLTF_FROM_LPS, Structure, geometry
+from viewer.gltf import GLTF_FROM_LPS, Structure, check_export, geometry
 
 CODES_PER_S = 24.0
 
@@ -42,13 +42,7 @@ def write_usdz(
     """
     from pxr import Sdf, Usd, UsdGeom, UsdUtils  # takes a while to load, and few need it
 
-    path = Path(path)
-    if path.suffix.lower() != ".usdz":
-        raise InputError(f"{path.name} must end in .usdz.")
-    if not path.parent.is_dir():
-        raise InputError(f"folder {path.parent} does not exist; make it before writing {path.name} there.")
-    if not structures:
-        raise InputError("no structure to export; give at least the lumen.")
+    path = check_export(path, ".usdz", structures)
     limits = colors.check_limits(limits)
     start = np.asarray(origin, dtype=np.float64).reshape(3)
     with tempfile.TemporaryDirectory(prefix="usdz-") as folder:

@@ -197,6 +197,8 @@ def _page(scene: Scene, feed: Feed, desk: WhatIfPanel | None, player: Player | N
     def press(key: str) -> None:
         controls.press_key(key)
         state.quantity, state.layout, state.particles = scene.quantity.key, scene.layout, scene.as_particles
+        # trame takes what it sent last for what the page has, which a person may have changed since.
+        state.dirty("quantity", "layout", "particles")
 
     async def ask() -> None:
         if desk is None or state.asking:

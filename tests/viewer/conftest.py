@@ -1,6 +1,7 @@
 """A synthetic bifurcation with known pressure modes, and states of the twin, for every viewer test."""
 
 import json
+import shutil
 import struct
 
 import numpy as np
@@ -81,6 +82,17 @@ def make_state(**changes):
         innovation=0.3,
     )
     return TwinState(**(values | changes))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Playwright's entry and the path of a Chromium; or skip."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next((found for name in names if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip("needs Chromium")
+    return api, path
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import shutil
 import socket
 import struct
 import subprocess
@@ -162,15 +161,11 @@ serve_ar(model, lambda: states(time.monotonic() - begin), port=int(sys.argv[2]),
 """
 
 
-def browser_and_emulator():
-    """Chromium, Playwright and IWER, an emulated WebXR device; or skip."""
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    path = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
-    if path is None:
-        pytest.skip("needs Chromium")
+@pytest.fixture
+def emulator():
+    """The script of IWER, an emulated WebXR device; None where there is none."""
     folders = [Path(f) for f in os.environ.get("NODE_PATH", "").split(os.pathsep) if f]
-    script = next((s for f in folders if (s := f / "iwer" / "build" / "iwer.min.js").is_file()), None)
-    return api, path, script
+    return next((s for f in folders if (s := f / "iwer" / "build" / "iwer.min.js").is_file()), None)
 
 
 @pytest.fixture
@@ -237,13 +232,13 @@ def lay_over_the_patient(page, until):
     until("surgicalTwin.registration.matrix === null && surgicalTwin.registration.active")
 
 
-def test_the_page_in_a_browser_and_in_a_headset(page_server):
-    api, chromium, emulator = browser_and_emulator()
+def test_the_page_in_a_browser_and_in_a_headset(page_server, browser, emulator):
+    api, chromium = browser
     address, folder = page_server
     with api.sync_playwright() as playwright:
         flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
-        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
-        page = browser.new_page(viewport={"width": 1000, "height": 640})
+        opened = playwright.chromium.launch(executable_path=chromium, args=flags)
+        page = opened.new_page(viewport={"width": 1000, "height": 640})
         faults = []
         page.on("pageerror", lambda error: faults.append(str(error)))
         if emulator is not None:
@@ -290,7 +285,7 @@ def test_the_page_in_a_browser_and_in_a_headset(page_server):
             page.evaluate("document.getElementById('ar').click()")
             until("!surgicalTwin.inXr")
         assert not faults
-        browser.close()
+        opened.close()
     if emulator is None:
         pytest.skip(
             "the browser's page passed; the headset's needs the npm package iwer, with NODE_PATH naming its folder"

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -101,14 +100,11 @@ serve_plan(scene, Desk(sys.argv[3]), port=int(sys.argv[2]),
 
 
 @pytest.fixture
-def page(case, tmp_path):
+def page(case, tmp_path, browser):
     """An open planning page, and where its desk writes down what was done."""
     import SimpleITK as sitk
 
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    chromium = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
-    if chromium is None:
-        pytest.skip("needs Chromium")
+    api, chromium = browser
     image = sitk.GetImageFromArray(np.random.default_rng(0).normal(100, 30, (60, 60, 60)).astype(np.float32))
     image.SetSpacing((2.0, 2.0, 2.2))
     image.SetOrigin((-60.0, -60.0, -65.0))
@@ -128,15 +124,15 @@ def page(case, tmp_path):
     try:
         address = next(line for line in server.stdout if line.startswith("ready")).split()[1]
         with api.sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            shown = browser.new_page(viewport={"width": 1400, "height": 860})
+            opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            shown = opened.new_page(viewport={"width": 1400, "height": 860})
             faults = []
             shown.on("pageerror", lambda error: faults.append(str(error)))
             shown.goto(address)
             shown.wait_for_selector(".tab-ports", timeout=8000)
             yield shown, lambda: [json.loads(line) for line in log.read_text().splitlines()]
             assert not faults
-            browser.close()
+            opened.close()
     finally:
         server.kill()
         server.wait(timeout=20)
@@ -214,6 +210,8 @@ def test_every_control_of_the_planning_page(page):
     assert wishes[3][1].startswith("left_renal=")
     page.click(".plan-reset")
     page.wait_for_function("document.querySelector('.before-after') === null")
+    for name in ("resistance", "output", "rate", "clamp"):
+        page.wait_for_function(f"/: 0 %/.test(document.querySelector('.value-{name}').textContent)")
 
     page.click(".tab-approval")
     page.click(".approve")
