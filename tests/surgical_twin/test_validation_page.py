@@ -51,6 +51,11 @@ def test_a_miss_is_called_one_and_a_later_part_replaces_only_its_own_figures(kep
     assert "Measured: 2026-01-01, busy; 2026-02-01, idle." in page
 
 
+def test_what_any_number_would_reach_is_no_goal(kept):
+    validation.keep(printed(peer={"value": 3.0, "goal": ">= 0", "unit": "s"}), "", "")
+    assert "| peer | 3 s | >= 0 |  |" in validation.page()
+
+
 def test_what_was_not_measured_says_why(kept):
     validation.keep(
         printed(peer={"value": None, "goal": ">= 1", "unit": "ratio", "why": "it is not installed"}), "", ""
