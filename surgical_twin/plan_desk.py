@@ -1,6 +1,7 @@
 """What the planning page shows of a case and does to it; the page is the viewer's."""
 
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,8 @@ class CasePlanDesk:
         """Before and after, from the reduced model, each with its interval; or a row that says why not."""
         try:
             answer = self._questions.ask(tuple(wishes), "auto", None).result()
+        except CancelledError:
+            return Answer([["not answered", "a port was renamed meanwhile; ask again", "", ""]])
         except REFUSALS as error:
             return Answer([["not answered", str(error), "", ""]])
         return Answer(answer_rows(answer), answer_picture(answer))

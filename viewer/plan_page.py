@@ -20,7 +20,7 @@ from viewer.errors import InputError
 from viewer.layout import PLANNING
 from viewer.plan_desk import PlanDesk, PlanRefused
 from viewer.scene import Scene
-from viewer.web import picture_of, png_address, require_free, require_interactor, run_server
+from viewer.web import beside, picture_of, png_address, require_free, require_interactor, run_server
 
 TABS = (("ports", "Ports"), ("landmarks", "Landmarks"), ("what_if", "What if"), ("approval", "Approval"))
 PANEL_PX = 500
@@ -52,6 +52,8 @@ class PlanPage:
         self.server = get_server("surgical-twin-plan", client_type="vue3")
         self._state = self.server.state
         self._begin()
+        # What changes is asked for, not what a hand lets go: that may be told before the value has come.
+        self._state.change(*(f"slider_{key}" for key, *_ in SLIDERS), "outlet")(self._moved)
         self._controls = Controls(scene, self._draw)
         self._view = self._build()
 
@@ -194,13 +196,20 @@ class PlanPage:
             found.append(("clamp", f"{state.outlet}={float(state.slider_clamp):g}%"))
         return found
 
-    async def ask(self, *_: Any) -> None:
-        """Ask the reduced model; a slider moved meanwhile is asked for afterwards."""
+    def _moved(self, **_: Any) -> None:
+        if str(self.wishes()) != self._state.asked and (self.wishes() or self._state.asked):
+            self.ask()
+
+    def ask(self, *_: Any) -> None:
+        """Ask the reduced model; a slider moved meanwhile is asked for afterwards, and all else goes on."""
+        if not self._state.asking:
+            self._state.asking = True
+            beside(self._answered())
+
+    async def _answered(self) -> None:
         state = self._state
-        if state.asking:
-            return
         while str(wishes := self.wishes()) != state.asked:
-            state.asked, state.asking = str(wishes), True
+            state.asked = str(wishes)
             if not wishes:
                 state.answer, state.answer_picture = [], ""
                 break
@@ -366,7 +375,6 @@ class PlanPage:
                     step=step,
                     hide_details=True,
                     classes=f"slider-{key}",
-                    end=(self.ask, "[]"),
                 )
             with html.Div(style="display: flex; gap: 10px; margin-top: 8px;"):
                 vuetify3.VSelect(

@@ -13,7 +13,7 @@ import ipaddress
 import logging
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,6 +105,16 @@ def serve(
     run_server(server, pulse, host, port)
 
 
+_BESIDE: set[asyncio.Task[None]] = set()
+
+
+def beside(work: Coroutine[Any, Any, None]) -> None:
+    """Do something that takes time without making the page wait: what a page asks for is done one after the other."""
+    task = asyncio.get_running_loop().create_task(work)
+    _BESIDE.add(task)  # the loop itself holds no reference to its tasks
+    task.add_done_callback(_BESIDE.discard)
+
+
 def picture_of(server: Any, controls: Controls, press: Callable[[str], None] | None = None) -> Any:
     """The scene's picture on a page, with what VTK's remote view keeps to itself: a mouse without a button, and keys.
 
@@ -119,12 +129,18 @@ def picture_of(server: Any, controls: Controls, press: Callable[[str], None] | N
 
     waiting: list[tuple[float, float]] = []
 
-    async def hover(position: dict[str, float], *_: Any) -> None:
+    def hover(position: dict[str, float], *_: Any) -> None:
         # While one picture is drawn the mouse moves on: only where it came to is drawn next.
-        waiting[:] = [(float(position["x"]), float(position["y"]))]
+        waiting.append((float(position["x"]), float(position["y"])))
+        if len(waiting) == 1:
+            beside(go())
+
+    async def go() -> None:
         await asyncio.sleep(0.02)
-        if waiting:
-            controls.hover(*waiting.pop())
+        place = waiting[-1]
+        waiting.clear()
+        controls.hover(*place)
+        server.state.flush()
 
     def pressed(key: str, *_: Any) -> None:
         if press is not None:
@@ -200,11 +216,13 @@ def _page(scene: Scene, feed: Feed, desk: WhatIfPanel | None, player: Player | N
         # trame takes what it sent last for what the page has, which a person may have changed since.
         state.dirty("quantity", "layout", "particles")
 
-    async def ask() -> None:
-        if desk is None or state.asking:
-            return
-        state.asking, state.answer, state.answer_picture = True, [], ""
-        state.flush()
+    def ask() -> None:
+        if desk is not None and not state.asking:
+            state.asking, state.answer, state.answer_picture = True, [], ""
+            beside(answered())
+
+    async def answered() -> None:
+        assert desk is not None
         answer = await asyncio.to_thread(desk.ask, str(state.kind), str(state.wish))
         state.answer = answer.rows
         state.answer_picture = "" if answer.picture is None else png_address(answer.picture)
