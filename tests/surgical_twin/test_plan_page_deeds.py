@@ -23,8 +23,8 @@ from viewer.plan_desk import PlanRefused
 
 @pytest.fixture
 def case(planned, tmp_path):
-    """A copy that may be changed."""
-    shutil.copytree(planned.folder / "case", tmp_path / "case")
+    """A copy that may be changed, and that remembers nothing of what other tests did with the case."""
+    shutil.copytree(planned.folder / "case", tmp_path / "case", ignore=shutil.ignore_patterns("audit.jsonl"))
     return Case.open(tmp_path / "case")
 
 
