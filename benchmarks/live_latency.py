@@ -212,6 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="20 s live and 2 min for memory, for 60 s and an hour")
     parser.add_argument("--minutes", type=float, help="of the long procedure")
+    parser.add_argument("--only", choices=("live", "memory"), help="one of the two parts")
     parser.add_argument("--case", type=Path, help="a planned case instead of the phantom")
     parser.add_argument("--twin", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--send", type=float, help=argparse.SUPPRESS)
@@ -233,9 +234,11 @@ def main() -> None:
 
             path = Path(folder) / "case"
             plan_case(phantom_request(stenosed_bifurcation(seed=0), Path(folder)), path, until="estimate")
-        figures = live(path.resolve(), 20.0 if options.quick else 60.0)
-        minutes = options.minutes or (2.0 if options.quick else 60.0)
-        figures |= memory(path, minutes)
+        figures: dict[str, Any] = {}
+        if options.only != "memory":
+            figures |= live(path.resolve(), 20.0 if options.quick else 60.0)
+        if options.only != "live":
+            figures |= memory(path, options.minutes or (2.0 if options.quick else 60.0))
     print(json.dumps({"benchmark": "live_latency", "figures": figures}))
 
 

@@ -95,8 +95,10 @@ def write_mesh_picture(mesh: LumenMesh, path: Path, *, title: str = "") -> None:
     colors[:, :3] *= shade[:, None]
     at_port = mesh.triangle_tags[order] > 0
     colors[at_port] = (0.86, 0.22, 0.18, 1.0)
-    figure = plt.figure(figsize=(14, 8), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.4, 1.0))
+    # As wide as the vessel needs beside its color bar, at equal scales.
+    width = float(np.clip(6.5 * extent[across] / max(extent[up], 1e-9) + 2.5, 4.5, 9.0))
+    figure = plt.figure(figsize=(width + 6.0, 8), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(width, 6.0))
     view = left.subplots()
     view.add_collection(PolyCollection(front, facecolors=colors, edgecolors="none"))
     view.autoscale_view()
@@ -105,16 +107,18 @@ def write_mesh_picture(mesh: LumenMesh, path: Path, *, title: str = "") -> None:
     view.set_ylabel(f"{'xyz'[up]} (LPS) [mm]")
     if along == 2:
         view.invert_yaxis()
-    view.set_title("worst scaled Jacobian at each triangle; ports red")
+    view.set_title("worst scaled Jacobian at each triangle; ports red", fontsize=10)
     for port in mesh.ports:
-        view.annotate(port.name, (port.center[across], port.center[up]), fontsize=8, color="black", ha="center")
+        place = (port.center[across], port.center[up])
+        plate = {"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.8, "linewidth": 0}
+        view.annotate(port.name, place, fontsize=8, color="black", ha="center", bbox=plate)
     left.colorbar(ScalarMappable(Normalize(0.0, 0.6), "viridis"), ax=view, shrink=0.6)
     upper, lower = right.subplots(2, 1)
     upper.hist(quality, bins=np.linspace(0.0, 1.0, 51), color="#31688e")
-    upper.set_title(f"scaled Jacobian: smallest {quality.min():.3f}, mean {quality.mean():.3f}")
+    upper.set_title(f"scaled Jacobian: smallest {quality.min():.3f}, mean {quality.mean():.3f}", fontsize=10)
     lower.hist(angles, bins=np.linspace(0.0, 72.0, 49), color="#35b779")
     lower.axvline(8.0, color="#dc3830")
-    lower.set_title(f"smallest dihedral angle of each tetrahedron: least {angles.min():.1f} degrees")
+    lower.set_title(f"smallest dihedral angle of each tetrahedron: least {angles.min():.1f} degrees", fontsize=10)
     for axis in (upper, lower):
         axis.set_yscale("log")
         axis.set_ylabel("tetrahedra")
