@@ -309,8 +309,6 @@ class LiveLoop:
                 self._take_ready(time.monotonic_ns() + TICK_NS)
             now = now_ns()
             self._report(now)
-            if self._commands is not None:
-                self._commands.serve(self._answer)
             lag = max(0, now - self._ready[0].receive_time_ns) if self._ready else 0
             self._moved = False
             stages = StageTimes(self._longest_wait_ns, self._longest_step_ns, self._publish_ns)
@@ -319,7 +317,10 @@ class LiveLoop:
                 Tick(stream=CLOCK_STREAM, sequence=self._tick, source_time_ns=now, lag_ns=lag, stages=stages),
                 receive_time_ns=now,
             )
+            # A question may take its time: the state that a pose asked for goes first.
             self._publisher.greet()
+            if self._commands is not None:
+                self._commands.serve(self._answer)
             for state in states:
                 if watch is not None and self._tick % 10 == 0:
                     watch(state)

@@ -192,13 +192,17 @@ class SessionModel:
 
         Args:
             name: of what is computed.
-            of: the value.
+            of: the value; a tuple of values counts as the same where each of them is.
             make: computes it from that and the case alone.
         """
         known = self._once.get(name)
-        if known is None or known[0] is not of:
+        if known is None or not _same(known[0], of):
             known = self._once[name] = of, make(of)
         return known[1]
+
+    def mean_coefficients(self, ports: PortState) -> Array:
+        """(K,) Pa: the mean of an ensemble's `coefficients`."""
+        return cast(Array, self.once("mean coefficients", ports, lambda one: self.coefficients(one).mean(axis=0)))
 
     def pressure_at(self, place: "Place", ports: PortState) -> Array:
         """(members, n) mmHg at the points of a place."""
@@ -206,8 +210,8 @@ class SessionModel:
 
     def mean_gradient(self, place: "Place", ports: PortState) -> Array:
         """(3,) mmHg/mm, of the ensemble's mean at a place of one point."""
-        mean = self.coefficients(ports).mean(axis=0, keepdims=True)
-        gradient: Array = place.operator.gradient(mean)[0, 0] * METRES_PER_MM / PASCAL_PER_MMHG
+        mean = self.mean_coefficients(ports)
+        gradient: Array = place.operator.mode_gradients[0] @ mean * (METRES_PER_MM / PASCAL_PER_MMHG)
         return gradient
 
     def model_error_mmhg(self, place: "Place", ports: PortState) -> Array:
@@ -217,7 +221,7 @@ class SessionModel:
         pressure drop from the inlet; and the inflow's unknown shape.
         """
         # Of the members' mean, and so of their mean coefficients; the first one is the inlet's pressure.
-        mean = self.coefficients(ports).mean(axis=0)
+        mean = self.mean_coefficients(ports)
         drop = (place.operator.modes @ mean - mean[0]) / PASCAL_PER_MMHG
         return self.with_discrepancy(place.error_mmhg, drop)
 
@@ -275,8 +279,7 @@ class SessionModel:
         coefficients = self.coefficients(ports)
         here = (coefficients @ place.operator.modes[0]) / PASCAL_PER_MMHG
         if self.lumen is None or self.along_vessel is None:
-            gradient = place.operator.gradient(coefficients.mean(axis=0, keepdims=True))[0, 0]
-            linear: Array = here + moved @ gradient * METRES_PER_MM / PASCAL_PER_MMHG
+            linear: Array = here + moved @ self.mean_gradient(place, ports)
             return linear
         stations = self._stations
         change = pressure_changes(stations, position, np.ascontiguousarray(moved), coefficients, REACH_MM)
@@ -290,6 +293,12 @@ class SessionModel:
     def port_pressure(self, ports: PortState) -> Array:
         """(members, ports) Pa."""
         return np.column_stack([ports.inlet_pressure, ports.outlet_pressure])
+
+
+def _same(known: object, of: object) -> bool:
+    if isinstance(known, tuple) and isinstance(of, tuple):
+        return len(known) == len(of) and all(one is other for one, other in zip(known, of, strict=True))
+    return known is of
 
 
 def outlets_behind(case: Case, outlets: Sequence[str]) -> dict[str, NDArray[np.bool_]]:

@@ -10,18 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registration.landmarks import LandmarkRegistration
-from registration.pose_error import PoseError
+from registration.pose_error import PoseError, displacement_jacobian
 from streams.estimates import StageTimes
 from streams.events import SequenceWatch
 from streams.messages import Forecast, IntakeReport, SessionStart, ToolPose
 from surgical_twin.assimilation.beat import Beat
 from surgical_twin.assimilation.flow_filter import FilterState
 from surgical_twin.assimilation.self_watch import SelfWatch
-from surgical_twin.assimilation.sights import displacements, error_factor
+from surgical_twin.assimilation.sights import error_factor
 from surgical_twin.assimilation.signal_watch import SignalWatch
 from surgical_twin.beat_means import BeatMeans
 from surgical_twin.following import Following
 from surgical_twin.late_data import Taken
+from surgical_twin.tip_kernel import spread_of_tips
 
 Array = NDArray[np.float64]
 
@@ -69,12 +70,10 @@ class TipFix:
         if ensemble is None:
             covariance = self.error.point_covariance(self.position)
             return ShownTip(self.position, self.covariance, float(np.sqrt(np.trace(covariance))))
-        moved = displacements(ensemble, self.position, self.factor, self.error.center)
-        middle = moved.mean(axis=0)
-        away = moved - middle
-        covariance = away.T @ away / (len(moved) - 1)
-        tracker = np.eye(3) * self.tracker_variance
-        return ShownTip(self.position + middle, covariance + tracker, float(np.sqrt(np.trace(covariance))))
+        jacobian = displacement_jacobian(self.position - self.error.center) @ self.factor
+        away, middle, covariance = spread_of_tips(ensemble.errors, jacobian)
+        tre = math.sqrt(float(covariance[0, 0] + covariance[1, 1] + covariance[2, 2]))
+        return ShownTip(self.position + middle, covariance + np.eye(3) * self.tracker_variance, tre, away)
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,8 @@ class ShownTip:
     """(3, 3) mm^2: registration and tracker together"""
     tre: float
     """Expected error of the registration there, RMS, mm"""
+    away: Array | None = None
+    """(members, 3) mm: where each member has it, from there; None without an ensemble"""
 
 
 @dataclass(frozen=True)

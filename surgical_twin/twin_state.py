@@ -26,13 +26,14 @@ from surgical_twin.assimilation.flow_filter import (
     FilterState,
 )
 from surgical_twin.assimilation.self_watch import DAMPED, DISTORTED, MOVED, SelfWatch, nis_bounds
-from surgical_twin.assimilation.sights import displacements
-from surgical_twin.intervals import estimate, estimates
+from surgical_twin.intervals import NORMAL_95, estimates
 from surgical_twin.session_model import SessionModel
 from surgical_twin.session_state import SessionState, ShownTip, TipFix, tip_fix
+from surgical_twin.tip_kernel import mean_and_variance
 from surgical_twin.units import CUBIC_METRES_PER_ML, PASCAL_PER_MMHG
 
 Array = NDArray[np.float64]
+TipPressure = tuple[Estimate, UncertaintyParts]
 
 STREAM = "twin"
 
@@ -98,7 +99,7 @@ def build_twin_state(model: SessionModel, state: SessionState, time_ns: int) -> 
 
     tip_pressure, tip_parts = None, None
     if fix is not None and shown is not None:
-        tip_pressure, tip_parts = _tip_pressure(model, running, fix, shown)
+        tip_pressure, tip_parts = _tip_pressure(model, running, shown, fix.tracker_variance)
     flow = flow_said(model, running)
     if flow.range_excess > RANGE_LIMIT:
         flags.append("out_of_trained_range")
@@ -108,8 +109,8 @@ def build_twin_state(model: SessionModel, state: SessionState, time_ns: int) -> 
         model_time_ns=running.step * model.filter.step_ns,
         flags=tuple(flags),
         tip_pressure_mmhg=tip_pressure,
-        sensors=_sensors(running, state),
-        registration_offset=None if fix is None else _registration_offset(running, fix),
+        sensors=_sensors(model, running, state),
+        registration_offset=None if fix is None else _registration_offset(model, running, fix),
         consistency=model.once("consistency", state.watching, _consistency),
         tip_pressure_parts=tip_parts,
         forecasts=state.forecasts,
@@ -149,34 +150,32 @@ def _flow_said(model: SessionModel, ensemble: FilterState) -> FlowSaid:
     return FlowSaid(fields, float(model.reduced.in_range(ports).mean()))
 
 
-def _tip_pressure(
-    model: SessionModel, ensemble: FilterState, fix: TipFix, shown: ShownTip
-) -> tuple[Estimate, UncertaintyParts]:
+def _tip_pressure(model: SessionModel, ensemble: FilterState, shown: ShownTip, tracker_variance: float) -> TipPressure:
     """Pressure at the tip, and what its uncertainty is made of."""
     ports = ensemble.ports
     place = model.place(shown.position)
-    here = model.pressure_at(place, ports)[:, 0]
-    moved = displacements(ensemble, fix.position, fix.factor, fix.error.center)
-    members = model.pressure_near(place, ports, shown.position, moved - moved.mean(axis=0))
+    assert shown.away is not None
+    members = model.pressure_near(place, ports, shown.position, shown.away)
+    mean, total = mean_and_variance(members)
     gradient = model.mean_gradient(place, ports)
-    tracker = float(gradient @ gradient) * fix.tracker_variance
+    tracker = float(gradient @ gradient) * tracker_variance
     error = float(model.model_error_mmhg(place, ports)[0])
-    parameter, total = float(here.var(ddof=1)), float(members.var(ddof=1))
     # Where the tip is and what the patient is may be known together better than either: then all of it is the patient.
-    parameter = min(parameter, total)
+    parameter = min(mean_and_variance(model.pressure_at(place, ports)[:, 0])[1], total)
     parts = UncertaintyParts(
         parameter=math.sqrt(parameter), measurement=math.sqrt(total - parameter + tracker), model=error
     )
-    return estimate(members, math.hypot(error, math.sqrt(tracker))), parts
+    half = NORMAL_95 * math.sqrt(total + error**2 + tracker)
+    return Estimate(mean, mean - half, mean + half), parts
 
 
-def _sensors(ensemble: FilterState, state: SessionState) -> dict[str, SensorState]:
+def _sensors(model: SessionModel, ensemble: FilterState, state: SessionState) -> dict[str, SensorState]:
     """What is known of each pressure sensor."""
     said = {}
     conditions = sensor_conditions(state)
+    errors: tuple[Estimate, ...] = model.once("errors", ensemble, lambda one: estimates(one.errors))
     for slot in ensemble.sensors:
-        columns = ensemble.errors[:, slot.begin : slot.begin + SENSOR_COLUMNS]
-        known = estimates(columns)
+        known = errors[slot.begin : slot.begin + SENSOR_COLUMNS]
         watch = state.watching.sensors.get(slot.name)
         said[slot.name] = SensorState(
             bias_mmhg=known[BIAS],
@@ -193,11 +192,15 @@ def _exponential(one: Estimate) -> Estimate:
     return Estimate(math.exp(one.value), math.exp(one.lower), math.exp(one.upper))
 
 
-def _registration_offset(ensemble: FilterState, fix: TipFix) -> RegistrationOffset:
-    """By how much the registration is off, as the pressures show it."""
-    twist = ensemble.errors[:, :REGISTRATION_COLUMNS] @ fix.factor.T
-    twist[:, :3] = np.degrees(twist[:, :3])
-    x, y, z, right, back, up = estimates(twist)
+def _registration_offset(model: SessionModel, ensemble: FilterState, fix: TipFix) -> RegistrationOffset:
+    """By how much the registration is off, as the pressures show it; the same for all poses between measurements."""
+
+    def twist(_: object) -> tuple[Estimate, ...]:
+        members = ensemble.errors[:, :REGISTRATION_COLUMNS] @ fix.factor.T
+        members[:, :3] = np.degrees(members[:, :3])
+        return estimates(members)
+
+    x, y, z, right, back, up = model.once("registration offset", (ensemble, fix.factor), twist)
     return RegistrationOffset(_triple(fix.error.center), (x, y, z), (right, back, up))
 
 

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from surgical_twin.errors import InputError
 from surgical_twin.flow.amplitude_fit import HistoryState, KernelTerm, fit_amplitudes, history
 from surgical_twin.flow.domain import WALL_TAG
-from surgical_twin.flow.locator import Location, MeshLocator
+from surgical_twin.flow.locator import Location, MeshLocator, at_corners
 from surgical_twin.flow.port_fit import START_UP, PortSamples, outlets_of, settled
 
 if TYPE_CHECKING:
@@ -203,12 +203,12 @@ class FieldDecoder:
 
     def operator_at(self, located: Location) -> PointOperator:
         """The same at places that were located already."""
-        weights = located.weights[:, None, :]
-        modes = weights @ self._pressure_modes[located.vertices]
-        nodal = self._mode_gradients[located.vertices]
-        n, k = modes.shape[0], modes.shape[2]
-        gradients = (weights @ nodal.reshape(n, 4, 3 * k)).reshape(n, 3, k)
-        return PointOperator(modes=modes[:, 0], mode_gradients=gradients, distance=located.distance)
+        modes = at_corners(located.weights, located.vertices, self._pressure_modes)
+        nodal = self._mode_gradients
+        gradients = at_corners(located.weights, located.vertices, nodal.reshape(len(nodal), -1))
+        return PointOperator(
+            modes=modes, mode_gradients=gradients.reshape(len(modes), 3, -1), distance=located.distance
+        )
 
     def pressure(self, state: FlowState, vertices: Indices | None = None) -> Array:
         """(m, nv) Pa at all vertices, or at those given."""

@@ -95,12 +95,13 @@ class MeshLocator:
         n = len(points)
         nearby = min(_FIRST_CANDIDATES, len(self.tetrahedra))
         candidates = self._tree.query(points, k=nearby)[1].reshape(n, nearby)
-        cells, weights = _best_cells(points, candidates, self._origins, self.weight_gradients)
+        cells, weights, found = _best_cells(points, candidates, self._origins, self.weight_gradients)
         distance = np.zeros(n)
-        for i in np.flatnonzero(weights.min(axis=1) < -_INSIDE_TOLERANCE):
-            cells[i], weights[i], distance[i] = self._search(points[i])
-        weights = np.maximum(weights, 0.0)
-        weights /= weights.sum(axis=1, keepdims=True)
+        if not found.all():
+            for i in np.flatnonzero(~found):
+                cells[i], weights[i], distance[i] = self._search(points[i])
+                weights[i] = np.maximum(weights[i], 0.0)
+                weights[i] /= weights[i].sum()
         return Location(cells, self.tetrahedra[cells], weights, distance)
 
     def _weights(self, points: Array, cells: Indices) -> Array:
@@ -131,10 +132,12 @@ class MeshLocator:
 @njit(cache=True)
 def _best_cells(  # pragma: no cover - compiled
     points: Array, candidates: Indices, origins: Array, gradients: Array
-) -> tuple[Indices, Array]:
-    """Of each point's candidate cells (n, c) the one with the largest least weight, and its weights (n, 4)."""
+) -> tuple[Indices, Array, NDArray[np.bool_]]:
+    """Of each point's candidate cells (n, c) the one with the largest least weight, its weights (n, 4), and whether
+    it holds the point; then its weights are not negative and sum to one."""
     count = len(points)
     cells, weights = np.zeros(count, dtype=np.int64), np.zeros((count, 4))
+    found = np.zeros(count, dtype=np.bool_)
     for i in range(count):
         best = -np.inf
         for cell in candidates[i]:
@@ -150,7 +153,30 @@ def _best_cells(  # pragma: no cover - compiled
             if least > best:
                 best, cells[i] = least, cell
                 weights[i, 0], weights[i, 1], weights[i, 2], weights[i, 3] = first, second, third, fourth
-    return cells, weights
+        found[i] = best >= -_INSIDE_TOLERANCE
+        if found[i]:
+            total = 0.0
+            for corner in range(4):
+                weights[i, corner] = max(weights[i, corner], 0.0)
+                total += weights[i, corner]
+            for corner in range(4):
+                weights[i, corner] /= total
+    return cells, weights, found
+
+
+@njit(cache=True)
+def at_corners(  # pragma: no cover - compiled
+    weights: Array, vertices: NDArray[np.int64], nodal: NDArray[np.float32]
+) -> Array:
+    """(n, k) of nodal values (nv, k) at points whose weights (n, 4) of four vertices (n, 4) are known."""
+    count, width = len(weights), nodal.shape[1]
+    values = np.zeros((count, width))
+    for i in range(count):
+        for corner in range(4):
+            weight, vertex = weights[i, corner], vertices[i, corner]
+            for k in range(width):
+                values[i, k] += weight * nodal[vertex, k]
+    return values
 
 
 def _nearest_in_triangles(point: Array, corners: Array) -> Array:
