@@ -16,6 +16,7 @@ import msgspec
 import zmq
 
 from streams.errors import InputError
+from streams.estimates import Finite, Triple
 from streams.messages import MAX_NAME, MAX_TEXT
 from streams.roles import COMMAND, COMMANDS
 from streams.sockets import Monitor, Security, attach, open_socket
@@ -75,6 +76,16 @@ class WhatIf(_Request, frozen=True, kw_only=True):
     """what the inlet keeps: flow, pressure, or auto"""
 
 
+class Register(_Request, frozen=True, kw_only=True):
+    """Register the patient by what was found elsewhere; as the message PatientRegistration, with a reply."""
+
+    method: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
+    position: Triple
+    quaternion: tuple[Finite, Finite, Finite, Finite]
+    covariance: Annotated[tuple[Finite, ...], msgspec.Meta(min_length=36, max_length=36)]
+    center: Triple = (0.0, 0.0, 0.0)
+
+
 class AddNote(_Request, frozen=True, kw_only=True):
     """Write a note into the recording."""
 
@@ -87,7 +98,7 @@ class EndProcedure(_Request, frozen=True, kw_only=True):
     reason: str = ""
 
 
-Request = StateNow | StateAt | Landmarks | Streams | ClockTime | WhatIf | AddNote | EndProcedure
+Request = StateNow | StateAt | Landmarks | Streams | ClockTime | WhatIf | Register | AddNote | EndProcedure
 REQUEST_TYPES: tuple[type[_Request], ...] = (
     StateNow,
     StateAt,
@@ -95,10 +106,11 @@ REQUEST_TYPES: tuple[type[_Request], ...] = (
     Streams,
     ClockTime,
     WhatIf,
+    Register,
     AddNote,
     EndProcedure,
 )
-CHANGING = (AddNote, EndProcedure)
+CHANGING = (Register, AddNote, EndProcedure)
 """Requests that need the role command."""
 
 

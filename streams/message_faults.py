@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from streams.message_types import (
     BYTES_PER_PIXEL,
     LARGEST_NORM,
@@ -24,6 +26,7 @@ from streams.message_types import (
     ImageFrame,
     Message,
     Note,
+    PatientRegistration,
     PressureSamples,
     SectionFlow,
     ToolPose,
@@ -37,7 +40,7 @@ def doubtful(message: Message) -> bool:
     """Whether a message that its type allows, in a stream whose name is sound, has yet to be judged by `fault`."""
     if type(message) is ToolPose:
         return message.valid and not LEAST_NORM < math.dist(message.quaternion, NO_TURN) < LARGEST_NORM
-    return type(message) is ImageFrame
+    return type(message) in (ImageFrame, PatientRegistration)
 
 
 def fault(message: Message) -> str | None:
@@ -58,6 +61,30 @@ def _touch_fault(touch: FiducialTouch) -> str | None:
     if not touch.fiducial:
         return "the fiducial has no name"
     return None if _finite(touch.position) else "the position is not finite"
+
+
+def _registration_fault(one: PatientRegistration) -> str | None:
+    if not one.method:
+        return "the method has no name"
+    if not _finite((*one.position, *one.quaternion, *one.center, *one.covariance)):
+        return "the registration is not finite"
+    norm = math.hypot(*one.quaternion)
+    if abs(norm - 1.0) > QUATERNION_TOLERANCE:
+        return f"the quaternion's norm is {norm:.4g} and not 1"
+    if len(one.covariance) != 36:
+        return f"{len(one.covariance)} numbers of the covariance; 36 belong"
+    covariance = np.array(one.covariance).reshape(6, 6)
+    # Turns and displacements are compared at 100 mm from the center.
+    weighed = covariance * np.outer(_WEIGHTS, _WEIGHTS)
+    largest = float(np.abs(weighed).max())
+    if not np.allclose(weighed, weighed.T, rtol=0.0, atol=1e-6 * largest):
+        return "the covariance is not symmetric"
+    if not largest or np.linalg.eigvalsh(weighed).min() < -1e-6 * largest:
+        return "the covariance is that of no error: it has to be positive"
+    return None
+
+
+_WEIGHTS = np.repeat([100.0, 1.0], 3)
 
 
 def _flow_fault(flow: FlowSample) -> str | None:
@@ -134,6 +161,7 @@ def _finite(values: tuple[float, ...]) -> bool:
 _CHECKS: dict[type, Callable[[Any], str | None]] = {
     ToolPose: _pose_fault,
     FiducialTouch: _touch_fault,
+    PatientRegistration: _registration_fault,
     PressureSamples: _pressure_fault,
     SectionFlow: lambda flow: _measured_fault(
         (*flow.position, flow.flow_ml_s), (flow.deviation_ml_s,), flow.averaging_ns

@@ -95,6 +95,22 @@ class FiducialTouch(_Message, frozen=True, kw_only=True, gc=False):
     """mm, in the tracker's frame"""
 
 
+class PatientRegistration(_Message, frozen=True, kw_only=True, gc=False):
+    """The patient was registered by another way than touched fiducials: a surface, another navigation system."""
+
+    method: Name
+    """in a word, such as surface"""
+    position: Triple
+    """mm, of image_from_tracker: planning image (LPS) from the tracker's frame"""
+    quaternion: tuple[Finite, Finite, Finite, Finite]
+    """w, x, y, z of image_from_tracker"""
+    covariance: Annotated[tuple[Finite, ...], msgspec.Meta(min_length=36, max_length=36)]
+    """6 x 6 by rows, of its error: a small turn [rad] about ``center`` and a displacement [mm] there, in the image's
+    axes"""
+    center: Triple = (0.0, 0.0, 0.0)
+    """mm, LPS"""
+
+
 class PressureSamples(_Message, frozen=True, kw_only=True, gc=False):
     """Consecutive samples of a pressure transducer; ``source_time_ns`` is the first one's time."""
 
@@ -322,6 +338,7 @@ class TwinState(_Message, frozen=True, kw_only=True, gc=False):
 Message = (
     ToolPose
     | FiducialTouch
+    | PatientRegistration
     | PressureSamples
     | FlowSample
     | SectionFlow
@@ -343,6 +360,7 @@ Message = (
 MESSAGE_TYPES: tuple[type[_Message], ...] = (
     ToolPose,
     FiducialTouch,
+    PatientRegistration,
     PressureSamples,
     FlowSample,
     SectionFlow,

@@ -8,6 +8,7 @@ from streams.messages import (
     Heartbeat,
     ImageFrame,
     Note,
+    PatientRegistration,
     PressureSamples,
     ProcedureEnd,
     SectionFlow,
@@ -23,7 +24,7 @@ COMMAND, WATCH = "command", "watch"
 ROLES = (PUBLISH_POSES, PUBLISH_PRESSURE, PUBLISH_IMAGES, COMMAND, WATCH)
 
 MESSAGES: dict[str, tuple[type, ...]] = {
-    PUBLISH_POSES: (ToolPose, FiducialTouch, Heartbeat, Note),
+    PUBLISH_POSES: (ToolPose, FiducialTouch, PatientRegistration, Heartbeat, Note),
     PUBLISH_PRESSURE: (
         PressureSamples,
         FlowSample,

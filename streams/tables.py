@@ -13,6 +13,7 @@ from streams.messages import (
     ImageFrame,
     Message,
     Note,
+    PatientRegistration,
     PressureSamples,
     ToolPose,
     Trigger,
@@ -28,6 +29,7 @@ HEAD = ("time_s", "source_time_ns", "receive_time_ns", "stream", "sequence", "la
 COLUMNS: dict[str, tuple[str, ...]] = {
     "poses": ("tool", "valid", "x_mm", "y_mm", "z_mm", "qw", "qx", "qy", "qz", "error_mm"),
     "touches": ("tool", "fiducial", "x_mm", "y_mm", "z_mm"),
+    "registrations": ("method", "x_mm", "y_mm", "z_mm", "qw", "qx", "qy", "qz"),
     "pressures": ("sensor", "tool", "pressure_mmhg"),
     "flows": ("sensor", "port", "flow_ml_s", "deviation_ml_s"),
     "waveforms": ("sensor", "quantity", "value", "unit"),
@@ -63,6 +65,8 @@ def _rows(message: Message) -> Iterator[tuple[str, int, tuple[Any, ...]]]:
             yield "poses", time_ns, (message.tool, message.valid, *message.position, *message.quaternion, message.error)
         case FiducialTouch():
             yield "touches", time_ns, (message.tool, message.fiducial, *message.position)
+        case PatientRegistration():
+            yield "registrations", time_ns, (message.method, *message.position, *message.quaternion)
         case PressureSamples():
             for number, value in enumerate(message.values_mmhg):
                 yield "pressures", time_ns + number * message.sample_period_ns, (message.sensor, message.tool, value)

@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from streams.messages import (
     FlowSample,
     Message,
     Note,
+    PatientRegistration,
     PressureSamples,
     ProcedureEnd,
     SessionStart,
@@ -108,6 +109,7 @@ class LiveLoop:
         insecure: bool = False,
         audit_log: Path | None = None,
         go_on: bool = False,
+        registration: Mapping[str, Any] | None = None,
     ) -> None:
         """Bind the sockets and open the recording.
 
@@ -120,6 +122,7 @@ class LiveLoop:
             security: keys; None for plain text.
             insecure: plain text beyond this machine is wanted.
             audit_log: where to say what was done.
+            registration: fields of the `PatientRegistration` that a new session begins with.
             go_on: with the session whose process ended before it did, from its checkpoint and its recording.
 
         Raises:
@@ -127,6 +130,7 @@ class LiveLoop:
         """
         self.session = Session(model)
         self.seed = seed
+        self._registration = registration
         self.report = LiveReport()
         used = [endpoints.devices, endpoints.states, *([endpoints.commands] if endpoints.commands else [])]
         plain = security is None and not all(is_local(endpoint) for endpoint in used)
@@ -270,6 +274,8 @@ class LiveLoop:
                 settings={},
             )
             self._take_own(start)
+            if self._registration is not None:
+                self._command(PatientRegistration, Caller(None), **self._registration)
             # From here on there is something to go on with.
             self._checkpoints.write(self._checkpoint(now))
             return
@@ -435,7 +441,7 @@ class LiveLoop:
     def _answer(self, request: Request, caller: Caller) -> Any:
         return self._desk.answer(request, caller, self._state)
 
-    def _command(self, kind: type[Note] | type[ProcedureEnd], caller: Caller, **fields: str) -> None:
+    def _command(self, kind: type[Note | PatientRegistration | ProcedureEnd], caller: Caller, **fields: Any) -> None:
         message = kind(stream=COMMAND_STREAM, sequence=self._said, source_time_ns=now_ns(), **fields)
         self._said += 1
         self._take_own(message)

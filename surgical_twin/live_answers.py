@@ -12,6 +12,7 @@ from streams.command_channel import (
     EndProcedure,
     Landmarks,
     NotAvailable,
+    Register,
     Request,
     StateAt,
     StateNow,
@@ -19,9 +20,10 @@ from streams.command_channel import (
     WhatIf,
 )
 from streams.intake import Intake
-from streams.messages import Note, ProcedureEnd, decode
+from streams.messages import Note, PatientRegistration, ProcedureEnd, decode, fault
 from streams.session_clock import now_ns
 from surgical_twin.errors import InputError
+from surgical_twin.patient_registration import FIELDS
 from surgical_twin.prediction.live_what_if import WhatIfDesk
 from surgical_twin.session_model import SessionModel
 from surgical_twin.session_state import SessionState
@@ -33,7 +35,7 @@ STATES_REMEMBERED = 3000
 class Saying(Protocol):
     """Takes what changes the session, as one of its events."""
 
-    def __call__(self, kind: type[Note] | type[ProcedureEnd], caller: Caller, **fields: str) -> None:
+    def __call__(self, kind: type[Note | PatientRegistration | ProcedureEnd], caller: Caller, **fields: Any) -> None:
         """Say it."""
 
 
@@ -103,6 +105,12 @@ class AnswerDesk:
                     return self._what_if.ask(wishes, request.hold, state.ensemble)
                 except InputError as error:
                     raise NotAvailable(str(error)) from error
+            case Register():
+                wanted = {name: getattr(request, name) for name in FIELDS}
+                wrong = fault(PatientRegistration(stream="command", sequence=0, source_time_ns=0, **wanted))
+                if wrong is not None:
+                    raise NotAvailable(wrong)
+                self._say(PatientRegistration, caller, **wanted)
             case AddNote():
                 self._say(Note, caller, source=caller.name or "command", text=request.text)
             case EndProcedure():

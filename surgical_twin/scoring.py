@@ -136,7 +136,7 @@ class AheadPrediction:
 class Score:
     """All figures of one procedure."""
 
-    fre_mm: float
+    fre_mm: float | None
     predicted_tre_mm: float
     true_tre_mm: float
     before: PressureTrace
@@ -227,7 +227,7 @@ def score(model: SessionModel, events: Sequence[Event], case: Case) -> Score:
     last = states[-1].parameters
     return Score(
         fre_mm=registration.fre,
-        predicted_tre_mm=float(np.sqrt(np.mean([registration.tre(point) ** 2 for point in path]))),
+        predicted_tre_mm=float(np.sqrt(np.mean([registration.expected_tre(point) ** 2 for point in path]))),
         true_tre_mm=float(true_tre),
         before=tip_trace(open_loop, played).between(advance, played.motion.duration),
         after=whole.between(advance, played.motion.duration),

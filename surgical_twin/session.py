@@ -27,6 +27,7 @@ from streams.messages import (
     IntakeReport,
     Message,
     Note,
+    PatientRegistration,
     PressureSamples,
     ProcedureEnd,
     SectionFlow,
@@ -56,6 +57,7 @@ from surgical_twin.observing import (
     section_looker,
     with_sensor,
 )
+from surgical_twin.patient_registration import Registered
 from surgical_twin.session_model import SessionModel
 from surgical_twin.session_state import SessionState, jumped, registered_tip, replace
 from surgical_twin.twin_state import build_twin_state, flow_said
@@ -131,6 +133,8 @@ class Session:
                 return self._pose(state, message)
             case FiducialTouch():
                 return self._touch(state, message)
+            case PatientRegistration():
+                return self._registered(state, Registered.as_told(message))
             case Trigger():
                 return self._trigger(state, message)
             case FlowSample():
@@ -201,6 +205,9 @@ class Session:
         except RegistrationError as error:
             # The last good registration stays, and the state says why there is no newer one.
             return replace(state, registration_problem=str(error))
+        return self._registered(state, Registered.by_landmarks(registration))
+
+    def _registered(self, state: SessionState, registration: Registered) -> SessionState:
         state = replace(
             state,
             registration=registration,

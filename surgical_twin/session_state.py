@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from registration.landmarks import LandmarkRegistration
 from registration.pose_error import PoseError, displacement_jacobian
 from streams.estimates import StageTimes
 from streams.events import SequenceWatch
@@ -22,6 +21,7 @@ from surgical_twin.assimilation.signal_watch import SignalWatch
 from surgical_twin.beat_means import BeatMeans
 from surgical_twin.following import Following
 from surgical_twin.late_data import Taken
+from surgical_twin.patient_registration import Registered
 from surgical_twin.tip_kernel import spread_of_tips
 
 Array = NDArray[np.float64]
@@ -100,7 +100,7 @@ class SessionState:
     newest_ns: Mapping[str, int] = field(default_factory=dict)
     """Per stream: the newest source time seen."""
     touches: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
-    registration: LandmarkRegistration | None = None
+    registration: Registered | None = None
     registration_problem: str | None = None
     poses: Mapping[str, ToolPose] = field(default_factory=dict)
     tool: str | None = None
@@ -171,8 +171,8 @@ def jumped(before: ToolPose, after: ToolPose) -> bool:
     return math.dist(before.position, after.position) > JUMP_MM + 6.0 * noise + FASTEST_MM_S * elapsed * 1e-9
 
 
-def registered_tip(registration: LandmarkRegistration, pose: ToolPose) -> Array:
-    """(3,) mm: a tool's tip in image space, as the fiducials registered it."""
+def registered_tip(registration: Registered, pose: ToolPose) -> Array:
+    """(3,) mm: a tool's tip in image space, as the patient was registered."""
     image_from_tracker = registration.target_from_source
     return np.asarray(image_from_tracker[:3, :3] @ np.array(pose.position) + image_from_tracker[:3, 3])
 

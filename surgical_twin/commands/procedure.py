@@ -81,6 +81,10 @@ def live(
     commands: Annotated[
         str | None, typer.Option(help="Where to take commands and questions, such as tcp://127.0.0.1:5592.")
     ] = None,
+    registration: Annotated[
+        str | None,
+        typer.Option(help="Begin with this registration of the case, such as surface, or with a result's .json."),
+    ] = None,
     keys: TwinKeys = None,
     insecure: Insecure = False,
     report: Annotated[Path | None, typer.Option(help="Write latency and counts to this JSON file.")] = None,
@@ -98,6 +102,7 @@ def live(
     from surgical_twin.checkpoint import checkpoint_path
     from surgical_twin.display import start_display
     from surgical_twin.live import AUDIT_LOG, Endpoints, LiveLoop
+    from surgical_twin.patient_registration import read_registration
     from surgical_twin.session_model import SessionModel
     from surgical_twin.watchdog import Pulse, watched
 
@@ -105,6 +110,7 @@ def live(
     if record is not None and record.exists() and not resume:
         again = "; or go on with it with --resume" if checkpoint_path(record, case).is_file() else ""
         raise InputError(f"{record} exists; a recording is never written over: name another file with --record{again}.")
+    registered = None if registration is None else read_registration(opened, registration)
     own_key = display_key(keys, insecure=insecure)
     model = SessionModel.load(opened)
     display = start_display(case, states, window=show, web=web, key=own_key, commands=commands)
@@ -125,6 +131,7 @@ def live(
                 insecure=insecure,
                 audit_log=opened.path(AUDIT_LOG),
                 go_on=resume or before > 0,
+                registration=registered,
             )
             ends_with(loop.stop)
             with err.status("waiting for devices") as status:

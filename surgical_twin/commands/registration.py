@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from streams.roles import VIEWER
 from surgical_twin.commands.console import CaseFolder, out, read_numbers
+from surgical_twin.commands.network import Insecure, ViewerKeys, as_client
 
 if TYPE_CHECKING:
     from registration.verdict import Verdict
@@ -22,6 +24,8 @@ PointsFile = Annotated[
 
 RIGID_RESULTS = ("image_from_tracker", "correction", "world_from_image")
 """Results that bring what was measured into the frame before "from": each is also written as a transform file."""
+
+COMMANDS_AT = "tcp://127.0.0.1:5592"
 
 EXACT_MM = 1e-4
 """A residual below what files are written with: it says nothing of an error."""
@@ -404,3 +408,30 @@ def angiogram(
     draw = draw_projected(pictures, lines, [camera.project(moved) for camera in cameras])
     read = [opened.path(CENTERLINE), *angiograms, *(mask or []), start]
     conclude(opened, "angiogram", verdict, figures, draw, read)
+
+
+@register.command()
+def send(
+    case: CaseFolder,
+    name: Annotated[str, typer.Argument(help="Registration of the case, such as surface, or a result's .json.")],
+    commands: Annotated[
+        str, typer.Option(help="Where the running twin takes commands (its option --commands).")
+    ] = COMMANDS_AT,
+    keys: ViewerKeys = None,
+    insecure: Insecure = False,
+) -> None:
+    """Register the patient of a running session by a result of the case."""
+    from streams.command_channel import CommandClient, Register
+    from surgical_twin.case import Case
+    from surgical_twin.errors import InputError
+    from surgical_twin.patient_registration import read_registration
+
+    fields = read_registration(Case.open(case), name)
+    client = CommandClient(commands, insecure=insecure, security=as_client(keys, VIEWER, insecure=insecure))
+    try:
+        reply = client.ask(Register(**fields))
+    finally:
+        client.close()
+    if not reply.ok:
+        raise InputError(f"The twin did not take the registration: {reply.reason}.")
+    out.print(f"The session goes by the registration {fields['method']}.")

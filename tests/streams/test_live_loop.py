@@ -18,6 +18,7 @@ from streams.command_channel import (
     EndProcedure,
     Intervention,
     Landmarks,
+    Register,
     StateAt,
     StateNow,
     Streams,
@@ -30,6 +31,7 @@ from streams.messages import (
     Heartbeat,
     ImageFrame,
     Note,
+    PatientRegistration,
     PressureSamples,
     ProcedureEnd,
     ToolPose,
@@ -486,3 +488,34 @@ def test_a_state_that_differs_names_its_event(second):
     result = replay(second, case_without_flow())
     assert not result.identical
     assert victim < result.first_different_event <= victim + 5
+
+
+ELSEWHERE = {
+    "method": "surface",
+    "position": (1.0, 2.0, 3.0),
+    "quaternion": (1.0, 0.0, 0.0, 0.0),
+    "covariance": tuple(0.1 * (number % 7 == 0) for number in range(36)),
+}
+
+
+def test_a_session_begins_with_a_registration_that_was_found_elsewhere(tmp_path):
+    room = Room(tmp_path, registration=ELSEWHERE)
+    try:
+        state, _ = room.until(lambda one: one.tip_valid, lambda: (room.pose(), room.pressure()))
+        assert state.registered
+        assert state.fre is None
+        np.testing.assert_allclose(state.tip, (5.0, 6.0, 6.0))
+        # A navigation system says where the patient is now; then a person does, by command.
+        moved = {**ELSEWHERE, "position": (11.0, 2.0, 3.0)}
+        room.say(PatientRegistration, "navigation", **moved)
+        room.until(lambda one: one.tip is not None and abs(one.tip[0] - 15.0) < 1e-6, room.pose)
+        assert room.asking.ask(Register(**{**ELSEWHERE, "position": (21.0, 2.0, 3.0)})).ok
+        room.until(lambda one: one.tip is not None and abs(one.tip[0] - 25.0) < 1e-6, room.pose)
+        refused = room.asking.ask(Register(**{**ELSEWHERE, "covariance": (0.0,) * 36}))
+        assert not refused.ok
+        assert "no error" in refused.reason
+        room.look()
+    finally:
+        room.end()
+    assert replay(read_recording(room.recording), case_without_flow()).identical
+    assert [entry.what for entry in read_audit(room.audit)[0]].count("PatientRegistration") == 2
