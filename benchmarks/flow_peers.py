@@ -19,6 +19,8 @@ import numpy as np
 HEIGHT, VISCOSITY, FASTEST, DIAMETER = 0.41, 1e-3, 0.45, 0.1
 SCALE = 2 / (0.2**2 * DIAMETER * HEIGHT)
 TOLERANCE = 1e-6
+BUDGET = 240.0
+"""s of steps; what is not done by then is not waited for, and has no drag"""
 
 
 def kratos(mesh: dict[str, np.ndarray], step: float, steps: int, threads: int) -> dict[str, float]:
@@ -131,14 +133,15 @@ def kratos(mesh: dict[str, np.ndarray], step: float, steps: int, threads: int) -
     return {"seconds_per_step": float(np.median(gaps)), "steps": len(clocks), "drag": float(drag)}
 
 
-def ngsolve(mesh: dict[str, np.ndarray], step: float, steps: int, threads: int) -> dict[str, float]:
+def ngsolve(mesh: dict[str, np.ndarray], step: float, steps: int, threads: int) -> dict[str, float | str | None]:
     """The same scheme as our order 2 (Taylor-Hood, BDF2, linearized convection, incremental pressure correction),
-    written in its language: its assembly, its GMRes with Jacobi, its sparse Cholesky for the pressure."""
+    written in its language: its assembly, its compiled GMRes with Jacobi, its sparse Cholesky for the pressure."""
     import netgen.meshing as ng
     from ngsolve import (
         CF,
         H1,
         BilinearForm,
+        GMRESSolver,
         GridFunction,
         InnerProduct,
         LinearForm,
@@ -150,7 +153,6 @@ def ngsolve(mesh: dict[str, np.ndarray], step: float, steps: int, threads: int) 
         ds,
         dx,
         grad,
-        solvers,
         specialcf,
         x,
         y,
@@ -205,8 +207,7 @@ def ngsolve(mesh: dict[str, np.ndarray], step: float, steps: int, threads: int) 
                 part = tilde.components[k].vec
                 rest = f.vec.CreateVector()
                 rest.data = f.vec - a.mat * part
-                part.data += solvers.GMRes(a.mat, rest, pre=pre.mat, tol=TOLERANCE, maxsteps=200,
-                                           printrates=False)  # fmt: skip
+                part.data += GMRESSolver(a.mat, pre.mat, printrates=False, precision=TOLERANCE, maxsteps=200) * rest
             g = LinearForm(Q)
             g += InnerProduct(tilde, grad(q)) * dx + (profile * CF((1, 0, 0))) * q * ds("inlet")
             g.Assemble()
@@ -216,6 +217,12 @@ def ngsolve(mesh: dict[str, np.ndarray], step: float, steps: int, threads: int) 
             old.vec.data = vel.vec
             vel.vec.data = tilde.vec
             clocks.append(time.perf_counter())
+            if clocks[-1] - clocks[0] > BUDGET:
+                break
+    gaps = np.diff(clocks)
+    done = {"seconds_per_step": float(np.median(gaps)), "steps": len(clocks)}
+    if len(clocks) < steps:
+        return {**done, "drag": None, "why": f"{len(clocks)} of {steps} steps in {BUDGET:g} s"}
     # Drag by the balance of momentum with a function that is one on the cylinder.
     from ngsolve import Integrate
 
@@ -223,9 +230,8 @@ def ngsolve(mesh: dict[str, np.ndarray], step: float, steps: int, threads: int) 
     body.Set(CF(1), definedon=grid.Boundaries("cylinder"))
     ux = vel.components[0]
     force = -Integrate(VISCOSITY * grad(ux) * grad(body) + (vel * grad(ux)) * body - pres * grad(body)[0], grid)
-    gaps = np.diff(clocks)
     _ = x
-    return {"seconds_per_step": float(np.median(gaps)), "steps": len(clocks), "drag": float(SCALE * force)}
+    return {**done, "drag": float(SCALE * force)}
 
 
 def main() -> None:

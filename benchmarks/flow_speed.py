@@ -123,8 +123,8 @@ def comparison(peers: str, quick: bool) -> dict[str, Any]:
     for name in ("kratos", "ngsolve"):
         results[name] = started([peers, "flow_peers.py", name, str(path), str(step), str(steps), "2"], threads=2)
     for name, values in results.items():
-        if "why" in values:
-            console.print(f"{name}: {values['why']}")
+        if values.get("drag") is None:
+            console.print(f"{name}: {values['why']}; {values.get('seconds_per_step')} s a step")
         else:
             console.print(f"{name}: {values['seconds_per_step']:.4f} s a step, drag {values['drag']:.4f} "
                           f"({100 * abs(values['drag'] / DRAG - 1):.2f} % off)")  # fmt: skip

@@ -63,8 +63,8 @@ most_runs = 3
 PLAN = """
 fiducials = "fiducials.csv"
 [mesh]
-edges_across = 5.0
-max_tetrahedra = 14000
+edges_across = 6.0
+max_tetrahedra = 45000
 [flow]
 time_step = "5 ms"
 [training]
@@ -86,7 +86,7 @@ CLAMPED: dict[str, int] = {"s55": 1, "s40": 11}
 QUICK = "quick"
 """A family that is planned and run in a minute, coarsely: for a look at whether all works."""
 
-TRUTH_TETRAHEDRA, QUICK_TETRAHEDRA = 24_000, 9_000
+TRUTH_TETRAHEDRA, QUICK_TETRAHEDRA = 100_000, 9_000
 CATHETER, ARTERIAL_LINE = "catheter_pressure", "arterial_line"
 EPOCH = 1_700_000_000_000_000_000
 PRESSURE_HZ, FLOW_HZ, POSE_HZ, TICK_HZ = 250.0, 20.0, 30.0, 10.0
@@ -110,7 +110,7 @@ def truth_settings(folder: Path, seed: int, *, clamp: str | None = None) -> Trut
     """How the 3D truth of a seed differs from the plan; every second one has another waveform."""
     return TruthSettings(
         level_set=str((folder / "lumen.nrrd").resolve()),
-        edges_across=6.0,
+        edges_across=6.0 if folder.name == QUICK else 8.0,
         max_tetrahedra=QUICK_TETRAHEDRA if folder.name == QUICK else TRUTH_TETRAHEDRA,
         beats=2.2 if clamp is None else 5.2,
         waveform="carotid" if seed % 2 else None,

@@ -64,7 +64,8 @@ REGISTRATION_COLUMNS = 6
 class FilterSettings:
     """How the filter is set; deviations are of the natural logarithm, hence relative, where nothing else is said."""
 
-    members: int = 64
+    members: int = 256
+    """Of the same data, other draws of 64 members gave flows of outlets that differed by 7 %, of 256 by 1.5 %."""
     time_step: float = 0.005
     """s"""
     resistance_deviation: float = 0.25

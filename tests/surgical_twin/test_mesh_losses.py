@@ -1,13 +1,13 @@
-"""How much wider the prior of a drop becomes, against what meshes of a stenosis were measured to lose."""
+"""How much wider the prior of a drop becomes, against what meshes of a stenosis were measured to be off."""
 
 import pytest
 
-from surgical_twin.assimilation.mesh_losses import drop_deviation, lost_share
+from surgical_twin.assimilation.mesh_losses import drop_deviation, excess_share
 
 
-@pytest.mark.parametrize(("edges", "lost"), [(4, 0.33), (8, 0.12), (16, 0.03)])
-def test_the_share_is_what_this_solver_loses_against_meshes_fine_enough_to_be_the_truth(edges, lost):
-    assert lost_share(edges) == pytest.approx(lost, abs=0.012)
+@pytest.mark.parametrize(("edges", "excess"), [(5.1, 0.41), (6.4, 0.19), (9.2, 0.086), (13.7, 0.04)])
+def test_the_share_is_what_this_solvers_drop_is_too_large_by_against_the_one_it_tends_to(edges, excess):
+    assert excess_share(edges) == pytest.approx(excess, rel=0.27)
 
 
 def test_a_fine_mesh_of_a_wide_throat_adds_next_to_nothing_and_a_hidden_throat_much():
