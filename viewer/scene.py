@@ -24,7 +24,7 @@ from viewer.case_files import read_case
 from viewer.coloring import Coloring
 from viewer.endoluminal import EndoluminalView
 from viewer.errors import InputError
-from viewer.flat_panes import FlatPanes
+from viewer.flat_panes import FLAT_INTERVAL_S, FlatPanes
 from viewer.guidance import Guidance, Guide
 from viewer.history import History
 from viewer.layout import LAYOUTS, Pane, panes
@@ -146,6 +146,7 @@ class Scene:
         self._motion = motion
         self._plan_alerts = (PLAN_CHANGED,) if plan_changed else ()
         self._trusted_drawn = False
+        self._lines_at = -np.inf
         self.plan_words = plan_words
         self.pace = ""
         self.outline = True
@@ -329,9 +330,6 @@ class Scene:
         self.remember(state)
         guidance = self.guide.look(state)
         self._moment = Moment(state, guidance)
-        self._tool.show_lines(self.history.trail(TRAIL_S), np.zeros((0, 3)) if guidance is None else guidance.way)
-        if guidance is not None and state.tip is not None:
-            self._endoluminal.look(state.tip, guidance.ahead)
         self._move_wall(state)
         self._paint()
         self._center_slices()
@@ -429,11 +427,21 @@ class Scene:
         self._flat.place(placed, height, within_credit=within_credit)
         scale = height / DESIGN_HEIGHT
         self._place_views(placed, width, height)
+        self._draw_lines(within_credit=within_credit)
         for name, content in self._contents(placed, scale).items():
             self._flat.draw(name, content.key, content.draw)
         self._draw_banner(placed, scale)
         small = min(placed["3d"].size) < SMALL_VIEW * height
         self._view.resize(scale, 17 if self._layout == "3d" else 12 if small else 15, small=small)
+
+    def _draw_lines(self, *, within_credit: bool) -> None:
+        """Where the tip was and the way before it: within the credit no more often than numbers, for they are long."""
+        state, guidance = self._moment.state, self._moment.guidance
+        now = self._clock()
+        if state is None or (within_credit and now - self._lines_at < FLAT_INTERVAL_S):
+            return
+        self._lines_at = now
+        self._tool.show_lines(self.history.trail(TRAIL_S), np.zeros((0, 3)) if guidance is None else guidance.way)
 
     def _contents(self, placed: Mapping[str, Pane], scale: float) -> dict[str, Content]:
         """What the panes of this arrangement show now, in the order in which they are drawn."""
@@ -461,6 +469,9 @@ class Scene:
 
         self._view.place(share(placed["3d"]))
         pane = placed.get("endoluminal")
+        state = self._moment.state
+        if pane is not None and self._moment.guidance is not None and state is not None and state.tip is not None:
+            self._endoluminal.look(state.tip, self._moment.guidance.ahead)
         known = self._moment.guidance is not None and self._moment.silent_s is None
         self._endoluminal.place(share(pane) if pane is not None and known else None)
         if pane is None or known:
