@@ -134,7 +134,10 @@ def register_surface(
         if len(finalists) == 4:
             break
     finished = [_finish(pose, points, target, noise_mm) for pose in finalists]
-    costs = [_score(pose, points, target.points, target.normals, target.tree, noise_mm) for pose in finished]
+    # A single finalist has no rival to be weighed against.
+    costs = [0.0]
+    if len(finished) > 1:
+        costs = [_score(pose, points, target.points, target.normals, target.tree, noise_mm) for pose in finished]
     best = int(np.argmin(costs))
     pose = finished[best]
     others = [
@@ -189,15 +192,18 @@ def _step(poses: Array, points: Array, q: Array, n: Array, weights: Array) -> Ar
     miss = np.sum(n * (q - moved), axis=2)
     weighted = rows * weights[..., None]
     normal = np.swapaxes(weighted, 1, 2) @ rows
+    return _stepped(poses, normal, np.einsum("snk,sn->sk", weighted, miss), center[:, 0])
+
+
+def _stepped(poses: Array, normal: Array, slope: Array, center: Array) -> Array:
+    """Poses (s, 4, 4) moved by what their normal equations (s, 6, 6), (s, 6) about the centers (s, 3) ask for."""
     # Levenberg's damping, a millionth of the trace: a free direction stays where it is.
     damping = 1e-6 * np.trace(normal, axis1=1, axis2=2) + 1e-12
-    normal = normal + damping[:, None, None] * np.eye(6)
-    change = np.linalg.solve(normal, np.einsum("snk,sn->sk", weighted, miss)[..., None])[..., 0]
+    change = np.linalg.solve(normal + damping[:, None, None] * np.eye(6), slope[..., None])[..., 0]
     turn = Rotation.from_rotvec(change[:, :3]).as_matrix()
     result = np.tile(np.eye(4), (len(poses), 1, 1))
     result[:, :3, :3] = turn @ poses[:, :3, :3]
-    shift = poses[:, :3, 3] - center[:, 0]
-    result[:, :3, 3] = np.einsum("sij,sj->si", turn, shift) + center[:, 0] + change[:, 3:]
+    result[:, :3, 3] = np.einsum("sij,sj->si", turn, poses[:, :3, 3] - center) + center + change[:, 3:]
     return result
 
 
@@ -211,11 +217,7 @@ def _coarse(starts: Array, points: Array, target: SurfaceTarget, noise: float, r
             scores = _scores(poses, seen, target, scale)
             poses = poses[_fittest(poses, scores, points, max(8, len(poses) // 4))]
             seen = points
-        moved = seen @ np.swapaxes(poses[:, :3, :3], 1, 2) + poses[:, None, :3, 3]
-        distance, index = target.near_coarse(moved.reshape(-1, 3))
-        q, n = target.coarse_points[index].reshape(moved.shape), target.coarse_normals[index].reshape(moved.shape)
-        weights = (1.0 / (1.0 + (distance / scale) ** 2) ** 2).reshape(moved.shape[:2])
-        poses = _step(poses, seen, q, n, weights)
+        poses = _stepped(poses, *target.coarse_equations(poses, seen, float(scale)))
     return poses, _scores(poses, points, target, scales[-1])
 
 

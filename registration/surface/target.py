@@ -11,6 +11,7 @@ from scipy.spatial import KDTree
 
 from registration.errors import InputError
 from registration.rigid import Array, check_points
+from registration.surface.step_kernel import normal_equations
 
 COARSE_POINTS = 2000
 """About how many points the coarse copy keeps: enough to find the basin, few enough for sixty starts at once."""
@@ -113,6 +114,21 @@ class SurfaceTarget:
         index = nearest[(place[:, 0] * RASTER + place[:, 1]) * RASTER + place[:, 2]]
         offset = points - self.coarse_points[index]
         return np.sqrt(np.einsum("ni,ni->n", offset, offset)), index
+
+    def coarse_equations(self, poses: Array, points: Array, scale: float) -> tuple[Array, Array, Array]:
+        """Normal equations of poses (s, 4, 4) of points (n, 3) on the coarse copy; see `normal_equations`."""
+        low, cell, nearest = self._raster
+        return normal_equations(
+            np.ascontiguousarray(poses),
+            np.ascontiguousarray(points),
+            low,
+            cell,
+            nearest,
+            RASTER,
+            self.coarse_points,
+            self.coarse_normals,
+            scale,
+        )
 
     @property
     def diameter(self) -> float:
