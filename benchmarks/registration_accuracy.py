@@ -119,8 +119,8 @@ def images(figures, starts, trials):
     def missed_by(k):
         truth, seed = motions[k]
         # The image itself is moved, and nothing but the scanners' frames is given: with images left in one frame,
-        # the start from the centers of mass would already be turned right, whatever start was drawn.
-        truth = random_motion(rng, 15, 20, center)
+        # the start from the centers of mass would already be turned right, whatever start was drawn. The motions are
+        # drawn beforehand, so that a run that goes on after an interruption does not draw the first ones again.
         moving = sitk.Resample(remapped, fixed, transform_of(np.linalg.inv(truth)), sitk.sitkLinear, 0.0)
         moving = sitk.AdditiveGaussianNoise(moving, 8.0, 0.0, seed)
         found = register_images(fixed, moving)
@@ -240,13 +240,12 @@ def surfaces(figures, starts):
     put(figures, "surface_success", 100 * good / starts, ">= 95", "%")
 
 
-def lumens(figures, runs):
+def lumens(figures, runs, trials):
     from test_lumen import drift, follow, pull_back, rms, vessel
 
     from registration.lumen.branch_tree import BranchTree
 
-    removed, right = [], []
-    for seed in range(runs):
+    def followed(seed):
         # Vessels other than those by which the tracker's constants were chosen.
         rng = np.random.default_rng(1000 + seed)
         lines, radii = vessel(rng)
@@ -255,10 +254,12 @@ def lumens(figures, runs):
         moved = drift(rng, true.mean(axis=0))
         fixes = apply_to_points(moved, true) + rng.normal(size=true.shape) * 0.5
         last, states = follow(tree, fixes)
-        removed.append(1 - rms(apply_to_points(last.correction @ moved, true) - true) / rms(fixes - true))
         away = np.abs(beyond) > 8.0
         named = np.array([state.branch for state in states])
-        right.append(np.mean(named[away] == np.where(beyond[away] > 0, "left", "parent")))
+        right = np.mean(named[away] == np.where(beyond[away] > 0, "left", "parent"))
+        return 1 - rms(apply_to_points(last.correction @ moved, true) - true) / rms(fixes - true), right
+
+    removed, right = trials("lumens", runs, followed).T
     put(figures, "lumen_drift_removed_median", 100 * np.median(removed), ">= 70", "%")
     put(figures, "lumen_drift_removed_mean", 100 * np.mean(removed), ">= 70", "%")
     put(figures, "lumen_branch_right", 100 * np.mean(right), ">= 99", "%")
@@ -290,13 +291,15 @@ def main():
     parts = {
         "landmarks": lambda: landmarks(figures, 1000 if quick else 10_000),
         "surfaces": lambda: surfaces(figures, 10 if quick else 100),
-        "lumens": lambda: lumens(figures, 6 if quick else 40),
+        "lumens": lambda: lumens(figures, 6 if quick else 40, trials),
         "elastic": lambda: elastic(figures),
         "recordings": lambda: recordings(figures),
         "images": lambda: images(figures, 3 if quick else 50, trials),
         "ultrasounds": lambda: ultrasounds(figures, 2 if quick else 20, trials),
         "projections": lambda: projections(figures, 2 if quick else 100, trials),
     }
+    if unknown := set(options.only or ()) - set(parts):
+        parser.error(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
     for name in options.only or parts:
         parts[name]()
     print(json.dumps({"benchmark": "registration_accuracy", "figures": figures}))
