@@ -145,7 +145,10 @@ def _fcsv(path: Path, text: str) -> tuple[list[tuple[str, Array]], bool]:
 def _markups(path: Path, text: str) -> tuple[list[tuple[str, Array]], bool]:
     """Control points of the first list in a Slicer markups file; points that were never placed are not there."""
     try:
-        markup: dict[str, Any] = json.loads(text)["markups"][0]
+        markups = json.loads(text)["markups"]
+        if not markups:
+            raise InputError(f"{path} holds no markups; save a list of points from Slicer.")
+        markup: dict[str, Any] = markups[0]
         controls = markup["controlPoints"]
         to_lps = _to_lps(path, str(markup.get("coordinateSystem", "LPS")))
         unit = str(markup.get("coordinateUnits", "mm"))

@@ -29,7 +29,11 @@ def read_surface(path: Path) -> SurfaceTarget:
     Raises:
         InputError: it cannot be read, or is no surface.
     """
-    read = _read_mesh(path, "a surface", "VTP, STL or PLY").extract_surface(algorithm="dataset_surface").triangulate()
+    whole = _read_mesh(path, "a surface", "VTP, STL or PLY")
+    if isinstance(whole, pyvista.ImageData):
+        # Its outer faces would be taken for the anatomy.
+        raise InputError(f"{path} is an image, not a surface; segment it, and give the surface (VTP, STL or PLY).")
+    read = whole.extract_surface(algorithm="dataset_surface").triangulate()
     points = np.asarray(read.points, dtype=np.float64)
     faces = np.asarray(read.faces).reshape(-1, 4)[:, 1:]
     return SurfaceTarget.from_triangles(points, faces) if len(faces) else SurfaceTarget.from_points(points)

@@ -203,6 +203,12 @@ def test_surface_refuses_what_cannot_be_used(terminal, table, tmp_path, bent_bod
     text = tmp_path / "text.stl"
     text.write_text("no triangles here")
     assert "text.stl" in terminal.refused("register", "surface", touched, "--mesh", text)
+    image = tmp_path / "scan.vti"
+    pyvista.ImageData(dimensions=(9, 9, 9)).save(image)
+    assert "is an image, not a surface" in terminal.refused("register", "surface", touched, "--mesh", image)
+    no_markups = tmp_path / "none.mrk.json"
+    no_markups.write_text('{"markups": []}')
+    assert "holds no markups" in terminal.refused("register", "surface", no_markups, "--mesh", image)
     mesh = tmp_path / "body.ply"
     bent_body.save(mesh)
     assert "points" in terminal.refused("register", "surface", table("few.csv", POINTS[:3]), "--mesh", mesh)
