@@ -42,6 +42,9 @@ FEW_SOURCE = 70
 DENSE_SOURCE = 1500
 """From so many source points on, small_gicp finishes."""
 
+KEPT_PARTNERS = 0.1
+"""A step shorter than this part of the surface's spacing leaves every point its partner."""
+
 DEGENERATE_RATIO = 0.02
 """A direction held by less than this part of the best held one is called free."""
 
@@ -279,11 +282,14 @@ def _finish(pose: Array, points: Array, target: SurfaceTarget, noise: float) -> 
         candidate = np.asarray(found.T_target_source)
         if found.num_inliers >= 6 and np.isfinite(candidate).all():
             pose = candidate
-        points = points[thin_out(points, DENSE_SOURCE)]
+        if len(points) > 2 * DENSE_SOURCE:
+            points = points[thin_out(points, DENSE_SOURCE)]
+    stepped = math.inf
     for k in range(15):
         moved = apply_to_points(pose, points)
-        distance, index = target.tree.query(moved)
-        q, n = target.points[index], target.normals[index]
+        if stepped > KEPT_PARTNERS * target.spacing:
+            distance, index = target.tree.query(moved)
+            q, n = target.points[index], target.normals[index]
         plane = np.sum((moved - q) * n, axis=1)
         scale = max(3.0 * noise, 2.5 * float(np.median(np.abs(plane))))
         weights = 1.0 / (1.0 + (plane / scale) ** 2) ** 2
@@ -292,7 +298,8 @@ def _finish(pose: Array, points: Array, target: SurfaceTarget, noise: float) -> 
         if weights.sum() < 6.0:
             return pose
         before, pose = pose, _step(pose[None], points, q[None], n[None], weights[None])[0]
-        if k > 2 and _apart(before, pose, points) < 0.01 * noise:
+        stepped = _apart(before, pose, points)
+        if k > 0 and stepped < 0.02 * noise:
             break
     u, _, vt = np.linalg.svd(pose[:3, :3])
     pose[:3, :3] = u @ vt

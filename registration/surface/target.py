@@ -140,11 +140,13 @@ def thin_out(points: Array, count: int) -> NDArray[np.intp]:
     """Indices of about `count` points, one per cell of a cubic raster, the same ones every time."""
     if len(points) <= count:
         return np.arange(len(points))
-    low, high = 0.0, float(np.ptp(points, axis=0).max())
+    corner = points.min(axis=0)
+    offsets = points - corner
+    low, high = 0.0, float(offsets.max())
     keep = np.arange(len(points))
     for _ in range(25):
         cell = 0.5 * (low + high)
-        keys = np.floor((points - points.min(axis=0)) / cell).astype(np.int64)
+        keys = (offsets / cell).astype(np.int64)
         keep = np.unique(keys @ (1, 2_000_003, 4_000_037_000_003), return_index=True)[1]
         if len(keep) > 1.1 * count:
             low = cell
