@@ -35,6 +35,13 @@ export function inverseRigid(m) {
   return new Float32Array([m[0], m[4], m[8], 0, m[1], m[5], m[9], 0, m[2], m[6], m[10], 0, ...at, 1]);
 }
 
+// What turns normals as "a" and then "b" turn points, 3 x 3 by columns: the transpose of the inverse, but for its length.
+export function normalMatrix(b, a) {
+  const m = multiply(b, a);
+  const x = [m[0], m[1], m[2]], y = [m[4], m[5], m[6]], z = [m[8], m[9], m[10]];
+  return new Float32Array([...cross(y, z), ...cross(z, x), ...cross(x, y)]);
+}
+
 export function sphere(around = 28, up = 18) {
   const points = [], indices = [];
   for (let i = 0; i <= up; i++) for (let j = 0; j <= around; j++) {

@@ -1,14 +1,13 @@
 // Draws the vessel, its surroundings, the tool and a board of words, for one eye at a time.
-import { sphere } from "./geometry.js";
+import { normalMatrix, sphere } from "./geometry.js";
 
 const VERTEX = `#version 300 es
 layout(location = 0) in vec3 position; layout(location = 1) in vec3 normal; layout(location = 2) in float value;
-uniform mat4 projection, view, place; uniform bool round;
+uniform mat4 projection, view, place; uniform mat3 turn;
 out vec3 v_normal, v_eye, v_local; out float v_value;
 void main() {
   vec4 seen = view * place * vec4(position, 1.0);
-  mat3 turn = mat3(view * place);
-  v_normal = round ? transpose(inverse(turn)) * normal : turn * normal;
+  v_normal = turn * normal;
   v_eye = seen.xyz; v_local = position; v_value = value;
   gl_Position = projection * seen;
 }`;
@@ -159,6 +158,7 @@ export class Renderer {
     gl.uniform1i(places.map, 0);
     gl.uniformMatrix4fv(places.projection, false, projection);
     gl.uniformMatrix4fv(places.view, false, view);
+    this.view = view;
     gl.uniform1f(places.pitch, this.model.radius / 18);
     const one = new Float32Array([1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]);
     const [vessel, ...around] = this.parts;
@@ -171,15 +171,15 @@ export class Renderer {
     gl.cullFace(gl.BACK);
     if (tool) {
       const pink = trusted ? [1, 0.373, 0.635] : [0.545, 0.576, 0.612];
-      this.part(this.ball, tool.tip, 0, pink, 1, true);
+      this.part(this.ball, tool.tip, 0, pink, 1);
       gl.depthMask(false);
-      this.part(this.ball, tool.ellipsoid, 0, pink, 0.4, true);
+      this.part(this.ball, tool.ellipsoid, 0, pink, 0.4);
     }
     gl.depthMask(true);
     // The fiducials; the one that is asked for is larger.
     for (const anchor of anchors) {
       const r = (anchor === next ? 2.2 : 1) * Math.max(0.002, this.model.tool), [x, y, z] = anchor.at;
-      this.part(this.ball, new Float32Array([r, 0, 0, 0, 0, r, 0, 0, 0, 0, r, 0, x, y, z, 1]), 0, [1, 0.82, 0.4], 1, true);
+      this.part(this.ball, new Float32Array([r, 0, 0, 0, 0, r, 0, 0, 0, 0, r, 0, x, y, z, 1]), 0, [1, 0.82, 0.4], 1);
     }
     gl.depthMask(false);
     this.part(vessel, one, trusted ? 1 : 2, [1, 1, 1], 0.3);
@@ -190,14 +190,14 @@ export class Renderer {
     gl.bindVertexArray(null);
   }
 
-  part(part, place, kind, color, opacity, round = false) {
+  part(part, place, kind, color, opacity) {
     const { gl } = this;
     const { places } = this.mesh;
     gl.uniformMatrix4fv(places.place, false, place);
     gl.uniform1i(places.kind, kind);
     gl.uniform3fv(places.color, color);
     gl.uniform1f(places.opacity, opacity);
-    gl.uniform1i(places.round, round ? 1 : 0);
+    gl.uniformMatrix3fv(places.turn, false, normalMatrix(this.view, place));
     gl.bindVertexArray(part.array);
     gl.drawElements(gl.TRIANGLES, part.count, gl.UNSIGNED_INT, 0);
   }
