@@ -38,8 +38,14 @@ CHANGED_GATE = 20.0
 CHANGED_MODEL_ERROR = 3.0
 """So many times larger the model's error may be meanwhile."""
 
-CHANGED_SPREAD = 2.0
+CHANGED_SPREAD = 4.0
 """So many times the prior's spread the circulation may then be off."""
+
+ERRORS_KEPT_BEATS = 4
+"""For so many beats after the circulation changed nothing is learned of the sensors' errors."""
+
+CLAMPED_SPREAD = 10.0
+"""The same for the outlets' resistances: one of them may have been clamped."""
 
 ML_S_PER_L_MIN = 1000.0 / 60.0
 
@@ -347,15 +353,31 @@ def beat_ended(model: SessionModel, state: SessionState, time_ns: int) -> Sessio
         return state
     if finding is not None:
         state = _recover(model, state, finding)
+    state = _errors_kept(model, state)
     ensemble, _ = running(state)
     return replace(state, checkpoints=(*state.checkpoints, ensemble)[-BEFORE_THE_FAULT:])
+
+
+def _errors_kept(model: SessionModel, state: SessionState) -> SessionState:
+    """The session with the sensors' errors as they were before the circulation changed, for some beats.
+
+    Until that was noticed they took up what the circulation had done, and go on to while it finds its new state: of a
+    pressure that is farther off than parameters can follow, the rest is laid to the sensors.
+    """
+    if state.before_change is None or state.ensemble is None:
+        return state
+    ensemble = model.filter.with_errors_of(state.ensemble, state.before_change)
+    over = state.beats >= ERRORS_KEPT_BEATS
+    return replace(state, ensemble=ensemble, taken=(), before_change=None if over else state.before_change)
 
 
 def _recover(model: SessionModel, state: SessionState, finding: Finding) -> SessionState:
     """The session after a fault was found: what the fault taught the filter is undone, and it is unsure again."""
     ensemble, beat = running(state)
     if finding.condition == CHANGED:
-        ensemble = model.filter.reopened(ensemble, parameters=CHANGED_SPREAD)
+        if state.checkpoints:
+            state = replace(state, before_change=state.before_change or state.checkpoints[0])
+        ensemble = model.filter.reopened(ensemble, parameters=CHANGED_SPREAD, resistances=CLAMPED_SPREAD)
         state = replace(state, beats=0)
     elif finding.condition == DIVERGED:
         ensemble = model.filter.reopened(ensemble)

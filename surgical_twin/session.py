@@ -184,7 +184,7 @@ class Session:
 
     def _doubted(self, state: SessionState, time_ns: int) -> SessionState:
         """The session after the patient or the tracker's reference was pushed: the registration is less than it was."""
-        state = replace(state, doubted_ns=time_ns, following=None, taken=(), checkpoints=())
+        state = replace(state, doubted_ns=time_ns, following=None, taken=(), checkpoints=(), before_change=None)
         if state.ensemble is None:
             return state
         return replace(state, ensemble=self.model.filter.displaced(state.ensemble))
@@ -220,7 +220,7 @@ class Session:
             return state
         # What pressures said of the old registration's error is nothing to the new one.
         ensemble = self.model.filter.with_registration(state.ensemble, state.registrations)
-        return replace(state, ensemble=ensemble, taken=(), checkpoints=())
+        return replace(state, ensemble=ensemble, taken=(), checkpoints=(), before_change=None)
 
     def _trigger(self, state: SessionState, trigger: Trigger) -> SessionState:
         if trigger.kind != "r_wave":

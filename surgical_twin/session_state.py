@@ -128,6 +128,8 @@ class SessionState:
     """How often the patient was registered."""
     taken: tuple[Taken, ...] = ()
     """The last observations, for those that come late."""
+    before_change: FilterState | None = None
+    """The ensemble before the circulation changed, for the first beats after it did."""
     checkpoints: tuple[FilterState, ...] = ()
     """The ensemble at the last R-waves, the newest last."""
     watching: SelfWatch = field(default_factory=SelfWatch)

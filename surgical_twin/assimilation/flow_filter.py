@@ -411,12 +411,32 @@ class FlowFilter:
         errors[:, :REGISTRATION_COLUMNS] = _grown(errors[:, :REGISTRATION_COLUMNS], wide, np.inf)
         return replace(state, errors=errors)
 
-    def reopened(self, state: FilterState, *, parameters: float = 1.0, sensor: str | None = None) -> FilterState:
+    def with_errors_of(self, state: FilterState, before: FilterState) -> FilterState:
+        """The ensemble with what an earlier one knew of the sensors' and the registration's errors.
+
+        What a line's fluid does at present stays. Where a sensor or a registration came in between, nothing is changed.
+        """
+        if before.sensors != state.sensors or before.errors.shape != state.errors.shape:
+            return state
+        kept = np.ones(state.errors.shape[1], dtype=bool)
+        for slot in state.sensors:
+            kept[slot.begin + READING : slot.begin + SENSOR_COLUMNS] = False
+        return replace(state, errors=np.where(kept, before.errors, state.errors))
+
+    def reopened(
+        self,
+        state: FilterState,
+        *,
+        parameters: float = 1.0,
+        resistances: float | None = None,
+        sensor: str | None = None,
+    ) -> FilterState:
         """The ensemble less certain of itself: what recovers it after a fault.
 
         Args:
             state: the ensemble.
             parameters: the parameters' spread becomes at least this many times the prior's, unless a sensor is named.
+            resistances: the same for the outlets' resistances, where another.
             sensor: whose bias becomes `REOPENED_BIAS_MMHG` uncertain.
         """
         if sensor is not None:
@@ -433,6 +453,7 @@ class FlowFilter:
             return replace(state, errors=errors)
         # Beds and heart change; the vessel's geometry, which the last factor stands for, does not.
         wide = parameters * self.prior_deviation
+        wide[: self.outlet_count] *= 1.0 if resistances is None else resistances / parameters
         wide[-1] = 0.0
         return replace(state, log_factors=_grown(state.log_factors, wide, np.inf), beds=None)
 

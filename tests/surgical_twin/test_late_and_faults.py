@@ -238,3 +238,18 @@ def test_a_forecast_of_a_steady_patient_is_what_he_is(steady, truth):
     parts, tip = states[-1].tip_pressure_parts, states[-1].tip_pressure_mmhg
     total = np.sqrt(parts.parameter**2 + parts.measurement**2 + parts.model**2)
     assert (tip.upper - tip.lower) / (2 * 1.96) == pytest.approx(total, rel=1e-3)
+
+
+def test_a_clamp_is_not_taken_for_two_sensors_that_are_off(model, truth):
+    def after(when, value):
+        return value * (1.0 + 0.5 * (1.0 - np.exp(-max(0.0, when - 8.0) / 0.8)))
+
+    events = with_line(truth, changed(procedure(truth, seconds=20.0), after), change=after)
+    _, states = fold(model, events)
+    assert any("circulation_changed" in one.flags for one in states)
+    last = [one for one in states if one.model_time_ns > at(18.0)]
+    off = [one.port_pressure_mmhg["inlet"].value - after(when, truth(when)) for one in last
+           for when in [(one.model_time_ns - EPOCH) * 1e-9]]  # fmt: skip
+    assert np.sqrt(np.mean(np.square(off))) < 5.0
+    for sensor in ("s", "line"):
+        assert abs(last[-1].sensors[sensor].bias_mmhg.value) < 6.0
