@@ -5,8 +5,9 @@ mean pressure after n beats of length T is
 
     Pc(n) = Pc_inf + (Pc(0) - Pc_inf) e^(-n T / tau),     Pc_inf = Pd + Rd Q,     tau = Rd C,
 
-and a port's mean pressure moves with it. Q is the member's mean inflow, shared by the conductances of the beds. In the
-periodic state nothing changes, whatever the losses in the tree are.
+and a port's mean pressure moves with it. Q is the member's mean inflow, shared by the conductances of the beds with the
+vessels before them, whose resistance is the beat's mean drop from the inlet over its mean flow. In the periodic state
+nothing changes.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ Array = NDArray[np.float64]
 HORIZONS = (1, 5, 30)
 """Beats."""
 
+LEAST_SHARE = 0.02
+"""Of the inflow: an outlet with a smaller one is as good as closed."""
+
 FEWEST = 4
 """States of a beat that make a mean."""
 
@@ -41,6 +45,8 @@ class BeatMeans:
     count: int
     port_pressure: Array
     """(members, ports) Pa"""
+    flow: Array
+    """(members, N) m^3/s, through the outlets"""
     capacitor_pressure: Array
     """(members, N) Pa"""
 
@@ -50,9 +56,12 @@ class BeatMeans:
         ports = ensemble.ports
         pressure = model.port_pressure(ports)
         if before is None:
-            return cls(1, pressure, ports.capacitor_pressure)
+            return cls(1, pressure, ports.flow, ports.capacitor_pressure)
         return cls(
-            before.count + 1, before.port_pressure + pressure, before.capacitor_pressure + ports.capacitor_pressure
+            before.count + 1,
+            before.port_pressure + pressure,
+            before.flow + ports.flow,
+            before.capacitor_pressure + ports.capacitor_pressure,
         )
 
 
@@ -67,10 +76,14 @@ def forecasts(model: SessionModel, means: BeatMeans, ensemble: FilterState, peri
     """
     beds = model.filter.parameters(ensemble.log_factors)
     inflow = model.filter.inflow_factor(ensemble.log_factors) * model.waveform.mean
-    conductance = 1.0 / (beds.proximal_resistance + beds.distal_resistance)
+    capacitor, port = means.capacitor_pressure / means.count, means.port_pressure / means.count
+    bed = beds.proximal_resistance + beds.distal_resistance
+    # Of an outlet that hardly lets anything through the drop says nothing: its bed is all there is.
+    passed = np.maximum(means.flow / means.count, LEAST_SHARE * inflow[:, None])
+    vessel = np.clip((port[:, :1] - port[:, 1:]) / passed, 0.0, bed)
+    conductance = 1.0 / (bed + vessel)
     share = conductance / conductance.sum(axis=1, keepdims=True)
     flow = share * inflow[:, None]
-    capacitor, port = means.capacitor_pressure / means.count, means.port_pressure / means.count
     final = beds.distal_pressure + beds.distal_resistance * flow
     tau = beds.distal_resistance * beds.compliance
     port_error = model.port_error_mmhg(ensemble.ports)
