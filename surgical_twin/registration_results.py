@@ -76,6 +76,9 @@ def keep_result(
 
     Returns:
         The files written, the result first.
+
+    Raises:
+        InputError: the case cannot be written to.
     """
     folder = case.folder / FOLDER
     content = {
@@ -92,18 +95,25 @@ def keep_result(
         writers[f"{name}.png"] = lambda path: _save_picture(path, draw, str(verdict))
     writers |= files or {}
     there = folder.is_dir()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written to ({error.strerror}); make it a folder of your own.") from error
     temporary = {folder / file: folder / f".{os.getpid()}.{file}" for file in writers}
     try:
         for part, write in zip(temporary.values(), writers.values(), strict=True):
             write(part)
         for final, part in temporary.items():
             part.replace(final)
-    except BaseException:
+    except BaseException as error:
         for part in temporary.values():
             part.unlink(missing_ok=True)
         if not there and not any(folder.iterdir()):
             folder.rmdir()
+        if isinstance(error, OSError):
+            raise InputError(
+                f"{folder} cannot be written to ({error.strerror or error}); free space, or make it writable."
+            ) from error
         raise
     return tuple(temporary)
 

@@ -1,5 +1,6 @@
 """What all commands share: the terminal, a progress bar, and the case as argument."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,6 @@ def read_numbers(option: str, text: str, form: str, meaning: str) -> tuple[float
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise InputError(f'{option} "{text}" is not {form}: {meaning} with commas between.') from error
-    if len(numbers) != form.count(",") + 1:
+    if len(numbers) != form.count(",") + 1 or not all(map(math.isfinite, numbers)):
         raise InputError(f'{option} "{text}" is not {form}: {meaning} with commas between.')
     return numbers

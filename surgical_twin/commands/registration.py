@@ -27,6 +27,9 @@ RIGID_RESULTS = ("image_from_tracker", "correction", "world_from_image")
 
 COMMANDS_AT = "tcp://127.0.0.1:5592"
 
+MOST_UNORDERED = 50
+"""Points of a set whose order --unordered finds; with more, all triangles take too long."""
+
 EXACT_MM = 1e-4
 """A residual below what files are written with: it says nothing of an error."""
 
@@ -78,6 +81,7 @@ def landmarks(
     from registration.robust_landmarks import leave_one_out, match_landmarks
     from registration.verdict import judge
     from surgical_twin.case import FIDUCIALS, Case
+    from surgical_twin.errors import InputError
     from surgical_twin.registration_results import draw_points, limits_of
 
     opened = Case.open(case)
@@ -85,6 +89,11 @@ def landmarks(
     goal_path = target if target is not None else opened.require(FIDUCIALS)
     source_set, goal_set = read_point_file(touched), read_point_file(goal_path)
     if unordered:
+        if max(len(source_set.points), len(goal_set.points)) > MOST_UNORDERED:
+            raise InputError(
+                f"{touched} has {len(source_set.points)} points and {goal_path} {len(goal_set.points)}; --unordered "
+                f"compares up to {MOST_UNORDERED}: name the points, or use register surface."
+            )
         matched = match_landmarks(
             source_set.points, goal_set.points, tolerance=tolerance, fle=fle, names=source_set.names
         )

@@ -142,6 +142,20 @@ def test_landmarks_refuse_what_cannot_be_used(terminal, points, table, tmp_path)
     assert "line 3" in terminal.refused("register", "landmarks", nan, "--target", target)
 
 
+def test_a_point_that_is_none_a_crowd_and_a_folder_that_is_a_file_are_refused(terminal, points, table):
+    target = points("target.csv", POINTS)
+    words = ("register", "landmarks", target, "--target", target)
+    assert '--at "nan,0,0" is not X,Y,Z' in terminal.refused(*words, "--at", "nan,0,0")
+    crowd = table("crowd.csv", np.random.default_rng(0).uniform(-90, 90, (200, 3)))
+    said = terminal.refused("register", "landmarks", crowd, "--target", crowd, "--unordered")
+    assert "has 200 points" in said
+    assert "up to 50" in said
+    (terminal.case / "registration").write_text("a file")
+    assert terminal.run(*words) == 2
+    assert "registration cannot be written to" in terminal.complained
+    assert (terminal.case / "registration").read_text() == "a file"
+
+
 def test_limits_of_a_case_that_mean_nothing_are_refused(terminal, points):
     target = points("target.csv", POINTS)
     opened = Case.open(terminal.case)
@@ -288,6 +302,29 @@ def test_image_refuses_what_cannot_be_used(terminal, tmp_path, points):
     )
     sitk.WriteImage(sitk.Image([16, 16, 16], sitk.sitkFloat32), str(tmp_path / "flat.nrrd"))
     assert "same value everywhere" in terminal.refused("register", "image", tmp_path / "flat.nrrd", *words)
+
+
+def test_images_that_do_not_overlap_are_named(terminal, tmp_path, points):
+    fixed = lumpy(24, 6.0)
+    sitk.WriteImage(fixed, str(tmp_path / "fixed.nrrd"))
+    fixed.SetOrigin((5000.0, 0.0, 0.0))
+    sitk.WriteImage(fixed, str(tmp_path / "far.nrrd"))
+    words = (tmp_path / "far.nrrd", "--fixed", tmp_path / "fixed.nrrd")
+    assert terminal.run("register", "image", *words) == 0
+    assert "CHECK: as their files place them the images do not overlap, their middles are 5000 mm" in terminal.said
+    found = np.array(terminal.result("image")["moving_from_fixed"])
+    np.testing.assert_allclose(found @ (69.0, 69.0, 69.0, 1.0), (5069.0, 69.0, 69.0, 1.0), atol=0.5)
+    for path in (terminal.case / "registration").iterdir():
+        path.unlink()
+    (terminal.case / "registration").rmdir()
+    assert "5000 mm apart; give a --start" in terminal.refused("register", "image", *words, "--kind", "ultrasound")
+    # The start the wrong way round moves the images twice as far apart.
+    sitk.WriteTransform(sitk.TranslationTransform(3, (-5000.0, 0.0, 0.0)), str(tmp_path / "back.tfm"))
+    said = terminal.refused("register", "image", *words, "--start", tmp_path / "back.tfm")
+    assert "the start leaves the images apart, their middles 10000 mm" in said
+    sitk.WriteTransform(sitk.TranslationTransform(3, (5000.0, 0.0, 0.0)), str(tmp_path / "there.tfm"))
+    assert terminal.run("register", "image", *words, "--start", tmp_path / "there.tfm") == 0
+    assert "do not overlap" not in terminal.said
 
 
 # Lumen
