@@ -30,6 +30,9 @@ COMMANDS_AT = "tcp://127.0.0.1:5592"
 MOST_UNORDERED = 50
 """Points of a set whose order --unordered finds; with more, all triangles take too long."""
 
+LEAST_WIDTH_MM = 5.0
+"""Fiducials closer together than this are hardly in mm."""
+
 EXACT_MM = 1e-4
 """A residual below what files are written with: it says nothing of an error."""
 
@@ -107,6 +110,11 @@ def landmarks(
         warnings = (
             *warnings,
             "the fiducials fit exactly, as measured ones never do: was one file made from the other?",
+        )
+    if (width := float(np.linalg.norm(np.ptp(goal, axis=0)))) < LEAST_WIDTH_MM:
+        warnings = (
+            f"all fiducials lie within {width:.2g} mm of each other; are the files in meters? give mm.",
+            *warnings,
         )
     where = result.centroid if place is None else place
     error = result.error.error_95(where)

@@ -142,6 +142,13 @@ def test_landmarks_refuse_what_cannot_be_used(terminal, points, table, tmp_path)
     assert "line 3" in terminal.refused("register", "landmarks", nan, "--target", target)
 
 
+def test_landmarks_of_which_both_files_are_in_meters_do_not_pass(terminal, points):
+    touched = points("touched.csv", moved(POINTS, np.random.default_rng(0)) / 1000.0)
+    assert terminal.run("register", "landmarks", touched, "--target", points("target.csv", POINTS / 1000.0)) == 0
+    assert terminal.result("landmarks")["verdict"] == "check"
+    assert "are the files in meters?" in terminal.said
+
+
 def test_a_point_that_is_none_a_crowd_and_a_folder_that_is_a_file_are_refused(terminal, points, table):
     target = points("target.csv", POINTS)
     words = ("register", "landmarks", target, "--target", target)
