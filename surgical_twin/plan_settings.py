@@ -87,7 +87,7 @@ class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     beats: float = 1.75
     """Length of each run in heart beats; the first three quarters of a beat, which start from rest, are not used."""
-    most_runs: int = 8
+    most_runs: int = 12
     """Runs at most."""
     snapshot_every: int = 4
     """Time steps between the snapshots that are kept of a run."""

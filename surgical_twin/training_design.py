@@ -30,6 +30,9 @@ PERIOD_RANGE = (0.85, 1.15)
 RESISTANCE_RANGE = (0.77, 1.3)
 """Factors on the planned values; a coordinate of -1 is the first, 0 the plan, 1 the second."""
 
+STALLED = 0.95
+"""A round that leaves more than this of the error estimate has taught little: what is left is the flow's own unrest."""
+
 CANDIDATES = 48
 _SEED = 20
 
@@ -149,6 +152,18 @@ class RunRecord:
         """With runs chosen at an error estimate."""
         more = tuple(tuple(float(value) for value in one) for one in coordinates)
         return RunRecord(self.fingerprint, self.coordinates + more, (*self.estimates, float(estimate)))
+
+    def ends(self, most: int) -> bool:
+        """Whether no more runs are made: the goals are met, there are as many as allowed, or rounds teach nothing.
+
+        The last is believed of more runs than there are coordinates, which what is linear in each of them takes: before
+        that the estimate is of few models and goes up and down.
+        """
+        count = len(self.coordinates)
+        met = bool(self.estimates) and self.estimates[-1] <= 1.0
+        last = self.estimates[-3:]
+        stalled = len(last) == 3 and min(last[1:]) > STALLED * last[0]
+        return met or count >= most or (stalled and count > len(self.coordinates[0]))
 
     def save(self, path: Path) -> None:
         """Write it as JSON, under a temporary name, renamed."""

@@ -31,9 +31,6 @@ BEAT_STEP = 0.02
 SAMPLED_VERTICES = 1500
 """at which models are compared"""
 
-STALLED = 0.95
-"""A round that leaves more than this of the error estimate has taught little: what is left is the flow's own unrest."""
-
 
 def run_file(number: int) -> str:
     """The case's file of the run of this number; the first is the planned state."""
@@ -74,8 +71,7 @@ class Training:
         most = self.plan.most_runs
         while True:
             self._make(record, estimate, say)
-            met = bool(record.estimates) and record.estimates[-1] <= 1.0
-            if met or len(record.coordinates) >= most or _stalled(record.estimates):
+            if record.ends(most):
                 return record
             candidates = candidate_coordinates(len(self.planned.windkessels))
             estimates = self.error_estimates(candidates, self.runs(record))
@@ -184,8 +180,3 @@ def _jackknife(fields: Sequence[Array], level: float = 0.0) -> float:
     count = len(fields)
     spread = np.sqrt((count - 1) * np.mean([((one - mean) ** 2).mean() for one in fields]))
     return float(spread / np.sqrt(((mean - level) ** 2).mean()))
-
-
-def _stalled(estimates: Sequence[float]) -> bool:
-    """Whether two rounds in a row have lowered the estimate by next to nothing."""
-    return len(estimates) >= 3 and min(estimates[-2:]) > STALLED * estimates[-3]

@@ -72,6 +72,17 @@ def test_an_interrupted_design_is_taken_up_where_it_was(tmp_path):
         RunRecord.read(path)
 
 
+def test_runs_end_when_the_goals_are_met_or_nothing_is_learned_from_enough_of_them():
+    two_outlets = np.zeros((5, 4)).tolist()
+    eight_outlets = np.zeros((8, 10)).tolist()
+    assert RunRecord("", two_outlets, (3.0, 0.9)).ends(12)
+    assert RunRecord("", two_outlets, (3.0, 2.0)).ends(5)
+    assert not RunRecord("", two_outlets, (3.0, 2.0)).ends(12)
+    assert RunRecord("", two_outlets, (3.0, 2.9, 3.1)).ends(12)
+    # Eight runs do not even tell ten coordinates apart: that the estimate stays says nothing yet.
+    assert not RunRecord("", eight_outlets, (3.0, 2.9, 3.1)).ends(12)
+
+
 def test_a_scheduler_that_does_not_answer_is_told(tmp_path, monkeypatch):
     job = RunJob(tmp_path / "mesh.vtu", PLANNED, tmp_path / "run.npz")
     monkeypatch.setattr("surgical_twin.training.CONNECT_S", 0.3)
