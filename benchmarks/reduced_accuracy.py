@@ -280,7 +280,7 @@ def main() -> None:
     options = parser.parse_args()
     anatomies = [Anatomy("phantom", 14_000, 4 if options.quick else 8, 2 if options.quick else 4)]
     if not options.quick and AORTA.is_file():
-        anatomies.append(Anatomy("aorta", 18_000, 12, 3))
+        anatomies.append(Anatomy("aorta", 18_000, 13, 3))
     figures: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder:
         root = options.cache or Path(folder)
