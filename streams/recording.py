@@ -105,7 +105,8 @@ class RecordingScan:
             except Exception as error:  # at a cut the reader raises whatever its parser trips over
                 if isinstance(error, McapError) and not found and not self.metadata:
                     raise InputError(
-                        f"{self.path} is no MCAP recording ({error}); give a file that live --record wrote."
+                        f"{self.path} is no MCAP recording ({str(error) or 'it is too short'}); "
+                        "give a file that live --record wrote."
                     ) from error
                 self.damage = f"the file breaks off ({type(error).__name__})"
                 break

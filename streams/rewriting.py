@@ -94,7 +94,7 @@ def cut(source: Path, target: Path, *, begin_s: float = 0.0, end_s: float | None
     Raises:
         InputError: the source cannot be read, the target exists, or nothing is left.
     """
-    if begin_s < 0 or (end_s is not None and end_s <= begin_s):
+    if not begin_s >= 0 or (end_s is not None and not end_s > begin_s):  # so that nan is refused too
         raise InputError("--from must not be negative, and --to must be after it.")
     start_ns: int | None = None
 

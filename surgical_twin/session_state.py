@@ -34,12 +34,13 @@ POSE_LIFETIME_NS = 450_000_000
 
 
 def replace[T](value: T, **changes: Any) -> T:
-    """As `dataclasses.replace`, for those that do nothing when they are made: a fortieth of its cost for many fields.
+    """As `dataclasses.replace`, for those that do nothing when they are made: a tenth of its cost for many fields.
 
-    The session takes several such copies of its state for each event.
+    The session takes several such copies of its state for each event. A dictionary copied as a whole is not filled
+    field by field.
     """
     copied = object.__new__(type(value))
-    copied.__dict__.update(value.__dict__, **changes)
+    object.__setattr__(copied, "__dict__", value.__dict__ | changes)  # also where the type is frozen
     return copied
 
 

@@ -36,7 +36,7 @@ def export(
     from surgical_twin.display import export_ar, export_film, export_png
 
     if mp4 is not None:
-        if begin < 0.0 or (seconds is not None and seconds <= 0.0):
+        if not begin >= 0.0 or (seconds is not None and not seconds > 0.0):  # so that nan is refused too
             raise InputError("--from is not negative, and --seconds more than nothing.")
         with progress_bar() as progress:
             task = progress.add_task("filming", total=seconds)
@@ -55,7 +55,8 @@ def export(
         return
     if glb is None and usdz is None and png is None and mesh is None:
         raise InputError(
-            "export has nothing to write; give --glb FILE, --usdz FILE, --png FILE, --mesh FILE or several of them."
+            "export has nothing to write; give --glb FILE, --usdz FILE, --png FILE, --mesh FILE or several of them, "
+            "and of a recording --csv FOLDER or --mp4 FILE."
         )
     opened = Case.open(case)
     if mesh is not None:

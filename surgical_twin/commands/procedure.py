@@ -173,7 +173,7 @@ def replay(
     from surgical_twin.replay import replay as run_replay
 
     pace_speed = read_speed(speed)
-    if begin < 0:
+    if not begin >= 0:  # so that nan is refused too
         raise InputError("--from is seconds after the beginning of the recording, and not negative.")
     if pause and not sys.stdin.isatty():
         raise InputError("--pause waits for a key, and there is no terminal to press one on; leave it out.")

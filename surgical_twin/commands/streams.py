@@ -136,7 +136,7 @@ def record(
     """Record what devices send, without a twin."""
     from streams.standalone import record_devices
 
-    if duration is not None and duration <= 0:
+    if duration is not None and not duration > 0:  # so that nan is refused too
         raise InputError("--duration is seconds, and positive.")
     stopped = threading.Event()
     ends_with(stopped.set)

@@ -90,8 +90,13 @@ def test_keys_are_made_listed_and_revoked(tmp_path):
         (("cut", "r.mcap", "r.mcap"), "exists"),
         (("cut", "r.mcap", "new.mcap", "--from", "50"), "nothing"),
         (("cut", "r.mcap", "new.mcap", "--from", "2", "--to", "1"), "--to"),
+        (("cut", "r.mcap", "new.mcap", "--from", "nan"), "must not be negative"),
+        (("cut", "r.mcap", "new.mcap", "--to", "nan"), "must be after it"),
+        (("cut", "empty.mcap", "new.mcap"), "too short"),
         (("anonymize", "map.toml", "new.mcap"), "no MCAP recording"),
         (("export", "map.toml", "--csv", "folder"), "no MCAP recording"),
+        (("export", "r.mcap"), "--csv"),
+        (("export", "r.mcap", "--mp4", "film.mp4", "--from", "nan"), "not negative"),
         (("import", "t.csv", "--out", "new.mcap"), "--map"),
         (("import", "t.csv", "--map", "map.toml", "--out", "r.mcap"), "exists"),
         (("import", "r.mcap", "--out", "new.mcap"), "no kind"),
@@ -100,6 +105,7 @@ def test_keys_are_made_listed_and_revoked(tmp_path):
         (("record", "new.mcap", "--devices", "tcp://0.0.0.0:1"), "--insecure"),
         (("record", "r.mcap", "--duration", "1"), "exists"),
         (("record", "new.mcap", "--duration", "-1"), "positive"),
+        (("record", "new.mcap", "--duration", "nan"), "positive"),
         (("play", "nowhere.mcap", "--devices", "tcp://127.0.0.1:59997"), "cannot be read"),
         (("play", "r.mcap", "--speed", "fast"), "no speed"),
         (("audit", "nowhere.jsonl"), "cannot be read"),
@@ -116,12 +122,14 @@ def test_keys_are_made_listed_and_revoked(tmp_path):
         (("bridge", "lsl", "--stream", "Monitor"), "--insecure"),
         (("replay", "r.mcap", "--pause"), "terminal"),
         (("replay", "r.mcap", "--from", "-1"), "not negative"),
+        (("replay", "r.mcap", "--from", "nan"), "not negative"),
         (("replay", "r.mcap", "--speed", "0"), "no speed"),
         (("live", "nowhere", "--keys", "k", "--insecure"), "no case"),
     ],
 )
 def test_bad_input_ends_in_one_sentence_and_nothing_half_written(recording, tmp_path, monkeypatch, words, said):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.mcap").touch()
     before = {path.name for path in tmp_path.iterdir()}
     assert said in refused(*words)
     assert {path.name for path in tmp_path.iterdir()} == before
