@@ -19,7 +19,7 @@ from surgical_twin.axis import between_ports
 from surgical_twin.case import BRANCHES, CENTERLINE, CENTERLINE_TABLE, IMAGE, MESH, STENOSES, Case, read_table
 from surgical_twin.flow.anatomy_field import NearestPlaces, anatomy_decoder, field_coefficients
 from surgical_twin.flow.anatomy_model import LEAST_AREA_SHARE, AnatomyModel, Lesion
-from surgical_twin.flow.field_decoder import flow_features
+from surgical_twin.flow.field_decoder import drop_features
 from surgical_twin.flow.port_model import PortModel, PortParameters
 from surgical_twin.flow.reduced import ReducedModel, range_variables
 from surgical_twin.prediction.circulation import Beat, Circulation, periodic_beat
@@ -108,7 +108,7 @@ def estimated_model(case: Case, planned: FlowConditions, design: Sequence[FlowCo
         for conditions in design
         for state in _beat(ports, conditions).states
     ]
-    features = np.stack([flow_features(state)[0] for state in _beat(ports, planned).states])
+    features = np.stack([drop_features(state)[0] for state in _beat(ports, planned).states])
     scale = np.sqrt((features**2).mean(axis=0))
     error = _errors(anatomy, centerline, radius, planned, _smallest_voxel(case))
     least = LEAST_ERROR_MMHG * PASCAL_PER_MMHG
@@ -157,8 +157,8 @@ def _errors(
         ports = model.port_model()
         beat = _beat(ports, planned, drop_factor)
         coefficients = field_coefficients(model, centerline, radius, len(ports.time_constants))
-        features = np.stack([flow_features(state)[0] for state in beat.states])
-        field = beat.inlet_pressure + drop_factor * features @ coefficients.T
+        features = np.stack([drop_features(state)[0] for state in beat.states])
+        field = beat.inlet_pressure + features @ coefficients.T
         return np.column_stack([beat.inlet_pressure, beat.outlet_pressure[:, 0]]), beat.flow[:, 0], field
 
     usual = said(anatomy, 1.0)

@@ -59,7 +59,10 @@ class FlowState(HistoryState, Protocol):
 
     @property
     def drop_factor(self) -> Array:
-        """(m,) by how much the drop differs from the one trained on"""
+        """(m,) by how much friction and losses differ from those trained on"""
+
+
+_LOSSES = 3  # of the features: how many blocks are of friction and losses; the others are of inertia and memory
 
 
 def flow_features(state: FlowState) -> Array:
@@ -68,6 +71,17 @@ def flow_features(state: FlowState) -> Array:
     inflow = np.abs(flow.sum(axis=1, keepdims=True))
     recalled = (flow[:, None] - state.lagged_flow).reshape(len(flow), state.lagged_flow[0].size)
     return np.concatenate([flow, flow * np.abs(flow), flow * inflow, state.flow_derivative, recalled], axis=1)
+
+
+def drop_features(state: FlowState) -> Array:
+    """(m, (4 + K) N) the same for pressure, whose losses may be more or less than those trained on.
+
+    As in the port model the factor is on friction and losses alone: blood's inertia is the same whatever they are, so
+    that what the pulse tells of the flow is not taken for a loss.
+    """
+    features = flow_features(state)
+    features[:, : _LOSSES * state.flow.shape[1]] *= state.drop_factor[:, None]
+    return features
 
 
 @dataclass(frozen=True)
@@ -186,7 +200,7 @@ class FieldDecoder:
 
     def coefficients(self, state: FlowState) -> Array:
         """(m, K) Pa, the inlet pressure first: pressure at x = sum_k coefficients_k modes_k(x)."""
-        amplitudes = self.pressure_part.amplitudes(state) * state.drop_factor[:, None]
+        amplitudes = drop_features(state) @ self.pressure_part.map
         return np.concatenate([state.inlet_pressure[:, None], amplitudes], axis=1)
 
     def display_modes(self, where: NDArray[Any]) -> Array32:

@@ -31,6 +31,7 @@ class State:
     flow: np.ndarray
     flow_derivative: np.ndarray
     inlet_pressure: np.ndarray
+    factor: float = 1.0
 
     @property
     def lagged_flow(self):
@@ -38,7 +39,7 @@ class State:
 
     @property
     def drop_factor(self):
-        return np.ones(len(self.flow))
+        return np.full(len(self.flow), self.factor)
 
 
 def box(shape=(10, 6, 6)):
@@ -70,7 +71,7 @@ def wave(t, flows):
     return value, rate
 
 
-def hand_made_pressure(points, q, dq, inlet):
+def hand_made_pressure(points, q, dq, inlet, losses=1.0):
     """Poiseuille's slope, Bernoulli's square in a narrowing, and inertia, each in its own shape."""
     x, y = points[:, 0] / SIDE[0], points[:, 1] / SIDE[1]
     total, first = q.sum(axis=1), q[:, 0]
@@ -79,7 +80,7 @@ def hand_made_pressure(points, q, dq, inlet):
     convective = -np.outer(total * np.abs(total), 4e12 * narrow)
     convective -= np.outer(first * np.abs(total), 2e12 * x**2)
     inertial = -np.outer(dq.sum(axis=1), 3e6 * x) - np.outer(dq[:, 1], 1e6 * x * (1.0 - y))
-    return inlet[:, None] + viscous + convective + inertial
+    return inlet[:, None] + losses * (viscous + convective) + inertial
 
 
 def hand_made_velocity(points, q):
@@ -126,6 +127,13 @@ HELD_OUT = a_run([7, 5], [5, 4], [0.8, 0.6])
 @pytest.fixture(scope="module")
 def decoder():
     return fit_field_decoder(TRAINING, POINTS, CELLS)
+
+
+def test_other_losses_leave_inertia_as_it_is(decoder):
+    _, state = HELD_OUT
+    expected = hand_made_pressure(POINTS, state.flow, state.flow_derivative, state.inlet_pressure, losses=1.4)
+    error = decoder.pressure(replace(state, factor=1.4)) - expected
+    assert np.linalg.norm(error) < 5e-3 * np.linalg.norm(expected - state.inlet_pressure[:, None])
 
 
 def test_predicts_fields_of_flows_it_has_not_seen(decoder):
