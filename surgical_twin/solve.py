@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import tomli_w
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
+from meshes.centerline import Centerline
 from meshes.files import read_centerline, read_lumen_mesh
 from surgical_twin.axis import path_axis
 from surgical_twin.case import CENTERLINE, MESH, Case, write_atomically, write_table
 from surgical_twin.errors import InputError
 from surgical_twin.flow.conditions import PortCondition
 from surgical_twin.flow.domain import FlowDomain
+from surgical_twin.flow.elastic_wall import ElasticWall
 from surgical_twin.flow.energy import energy_gap
 from surgical_twin.flow.files import table_rows, write_series, write_wall
 from surgical_twin.flow.inflow import GivenFlow
@@ -28,7 +31,7 @@ from surgical_twin.flow.tuning import Tuned, last_beat, periodic_state, tune_in_
 from surgical_twin.flow.wall_shear import shear_means
 from surgical_twin.flow.waveform import PeriodicWaveform
 from surgical_twin.flow.windkessel import Windkessel
-from surgical_twin.solve_settings import SolveConditions, SolvePlan, solve_conditions
+from surgical_twin.solve_settings import SolveConditions, SolvePlan, elastic_wall, solve_conditions
 from surgical_twin.training import flow_domain
 from surgical_twin.units import CUBIC_METRES_PER_ML, METRES_PER_MM, PASCAL_PER_MMHG, read_quantity
 
@@ -39,6 +42,9 @@ Say = Callable[[str, float], None]
 SOLVES = "solve"
 FIELDS, WALL, PORTS, SECTIONS, SUMMARY = "fields.vtkhdf", "wall.vtp", "ports.csv", "sections.csv", "summary.toml"
 RUN, LAST_GOOD = "run.npz", "last_good.vtkhdf"
+LARGEST_STRAIN = 0.1
+"""Of an elastic wall, before a word is said: its model is of first order in it."""
+
 TUNING_BEATS = 4
 TUNING_PERIODIC = 0.005
 """Tuning runs come nearer to the periodic state than the 1 % that targets are met to."""
@@ -101,13 +107,16 @@ def solve_case(
         comm.Barrier()
     outlets, tuned = dict(conditions.outlets), None
     start = _start(conditions, domain)
+    wall = None
+    if plan.wall is not None:
+        wall = elastic_wall(plan.wall, _radius_at_wall(domain, read_centerline(case.require(CENTERLINE))))
     if conditions.targets is not None:
-        tuned = _tuned(domain, conditions, plan, folder, say, comm)
+        tuned = _tuned(domain, conditions, plan, wall, folder, say, comm)
         outlets, start = dict(tuned.beds), tuned.start
     checkpoint = folder / "checkpoint.npz"
     try:
         run = _run(
-            domain, conditions, plan, outlets, start, plan.beats, plan.periodic_within, checkpoint,
+            domain, conditions, plan, wall, outlets, start, plan.beats, plan.periodic_within, checkpoint,
             lambda share: say("3D flow", share), comm, full=True,
         )  # fmt: skip
     except FlowDiverged as error:
@@ -118,10 +127,34 @@ def solve_case(
     if writes:
         say("results", 0.0)
         figures |= _write(case, domain, run, outlets, conditions, folder, spacing, say)
+        if wall is not None:
+            figures["wall"] |= _wall_figures(domain, wall, run)
         write_atomically(folder / SUMMARY, tomli_w.dumps(figures))
         checkpoint.unlink(missing_ok=True)  # not before: a disk that is full now may have room later
         say("results", 1.0)
     return Solved(folder, run, figures)
+
+
+def _radius_at_wall(domain: FlowDomain, centerline: Centerline) -> Array:
+    """(w,) m: the vessel's radius at the place on the centerline that is nearest to each node of the wall."""
+    tree = cKDTree(centerline.points * METRES_PER_MM)
+    return np.asarray(centerline.radius[tree.query(domain.points[domain.wall_nodes])[1]] * METRES_PER_MM)
+
+
+def _wall_figures(domain: FlowDomain, wall: ElasticWall, run: FlowRun) -> dict[str, Any]:
+    """How an elastic wall moved; a note where it moved farther than its model is good for."""
+    moved = np.linalg.norm(run.displacement, axis=2)
+    share = float((moved / wall.radius).max())
+    figures: dict[str, Any] = {
+        "displacement_max_mm": float(moved.max()) / METRES_PER_MM,
+        "displacement_max_of_radius": share,
+    }
+    if share > LARGEST_STRAIN:
+        figures["note"] = (
+            f"The wall moved by up to {share:.0%} of the radius, and is modelled for some 5 %: set "
+            "wall.reference_pressure to the pressure of the image, or check youngs_modulus and thickness."
+        )
+    return figures
 
 
 def _start(conditions: SolveConditions, domain: FlowDomain) -> dict[str, float]:
@@ -155,6 +188,7 @@ def _run(
     domain: FlowDomain,
     conditions: SolveConditions,
     plan: SolvePlan,
+    wall: ElasticWall | None,
     outlets: dict[str, PortCondition],
     start: dict[str, float],
     beats: int,
@@ -185,12 +219,19 @@ def _run(
         wall_shear=full,
         energy=full,
         last_beat_only=True,
+        wall=wall,
         comm=comm,
     )
 
 
 def _tuned(
-    domain: FlowDomain, conditions: SolveConditions, plan: SolvePlan, folder: Path, say: Say, comm: MPI.Comm | None
+    domain: FlowDomain,
+    conditions: SolveConditions,
+    plan: SolvePlan,
+    wall: ElasticWall | None,
+    folder: Path,
+    say: Say,
+    comm: MPI.Comm | None,
 ) -> Tuned:
     inflow = _total_inflow(conditions, domain)
     if inflow is None or conditions.targets is None:
@@ -201,7 +242,7 @@ def _tuned(
         nonlocal done
         done += 1
         return _run(
-            domain, conditions, plan, dict(beds), start, TUNING_BEATS, TUNING_PERIODIC,
+            domain, conditions, plan, wall, dict(beds), start, TUNING_BEATS, TUNING_PERIODIC,
             folder / f"tuning_{done}.checkpoint.npz", lambda share: say(f"tuning, run {done}", share), comm, full=False,
         )  # fmt: skip
 
@@ -253,22 +294,31 @@ def _write(
     whole = run.snapshot_time >= run.time[-1] - run.period * (1 + 1e-6)
     times = run.snapshot_time[whole] - (run.time[-1] - run.period)
     pressure, velocity, shear = run.pressure[whole], run.velocity[whole], run.wall_shear[whole]
+    moved = run.displacement[whole] if len(run.displacement) else run.displacement
     walls = np.zeros((len(domain.points), 3), dtype=np.float32)
 
     def fields(place: int) -> dict[str, Array]:
         stress = walls.copy()
         stress[domain.wall_nodes] = shear[place]
-        return {
+        made = {
             "pressure_mmhg": pressure[place] / np.float32(PASCAL_PER_MMHG),
             "velocity_m_s": velocity[place],
             "wall_shear_stress_pa": stress,
         }
+        if moved.size:
+            displacement = walls.copy()
+            displacement[domain.wall_nodes] = moved[place] / np.float32(METRES_PER_MM)
+            made["displacement_mm"] = displacement
+        return made
 
     write_series(folder / FIELDS, domain, times, fields)
     say("results", 0.4)
     means = shear_means(times, shear)
     peak = int(np.argmax(np.linalg.norm(shear, axis=2).mean(axis=1)))
-    write_wall(folder / WALL, domain, means, {"peak_wall_shear_stress_pa": shear[peak]})
+    at_peak = {"peak_wall_shear_stress_pa": shear[peak]}
+    if moved.size:
+        at_peak["displacement_mm"] = moved[peak] / np.float32(METRES_PER_MM)
+    write_wall(folder / WALL, domain, means, at_peak)
     run.save(folder / RUN)
     say("results", 0.6)
     figures: dict[str, Any] = {

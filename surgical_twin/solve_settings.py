@@ -5,11 +5,13 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from surgical_twin.errors import InputError
 from surgical_twin.flow.beds import CoronaryBed, GivenPressure, Resistance
 from surgical_twin.flow.conditions import PortCondition
 from surgical_twin.flow.domain import FlowDomain, FlowPort
+from surgical_twin.flow.elastic_wall import ElasticWall
 from surgical_twin.flow.inflow import GivenFlow
 from surgical_twin.flow.navier_stokes import MAX_CFL
 from surgical_twin.flow.rheology import CarreauYasuda, Newtonian
@@ -19,11 +21,16 @@ from surgical_twin.flow.windkessel import Windkessel
 from surgical_twin.plan_settings import read_settings
 from surgical_twin.units import read_quantity
 
+Array = NDArray[np.float64]
+
 LEAST_CFL = 0.05
 """A smaller limit only asks for more parts of a step than there may be."""
 
 MOST_STEPS = 100_000
 """In a beat; more are a slip in the unit of the time step."""
+
+
+DEFAULT_THICKNESS_RATIO = 0.1
 
 
 class WaveformPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,6 +82,19 @@ class BloodPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: Literal["newtonian", "carreau-yasuda"] = "newtonian"
 
 
+class WallPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An elastic wall; without it the wall is rigid."""
+
+    youngs_modulus: str
+    thickness: str | None = None
+    thickness_ratio: float | None = None
+    """of the local radius; 0.1 where neither is given"""
+    poisson_ratio: float = 0.5
+    density: str = "1100 kg/m^3"
+    reference_pressure: str = "93 mmHg"
+    """in the vessel when the image was taken"""
+
+
 class TuningPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Windkessels of all outlets tuned to what a clinic measures, on the 3D flow."""
 
@@ -101,6 +121,7 @@ class SolvePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     section_spacing: str = "2 mm"
     """along the centerline"""
     blood: BloodPlan = BloodPlan()
+    wall: WallPlan | None = None
     tuning: TuningPlan | None = None
     ports: dict[str, PortPlan] = {}
     """by the port's name; the others are as planned"""
@@ -192,6 +213,34 @@ def solve_conditions(plan: SolvePlan, planned: dict[str, Any], domain: FlowDomai
             raise InputError(f"The outlet {port.name} has no condition; add [ports.{port.name}] to solve.toml.")
     return SolveConditions(
         inlets, outlets, _targets(plan, domain), density, rheology, reader.period, min(time_step, reader.period / 4)
+    )
+
+
+def elastic_wall(plan: WallPlan, radius: Array) -> ElasticWall:
+    """The wall of a vessel.
+
+    Args:
+        plan: its settings.
+        radius: (w,) m, the vessel's at each node of the wall.
+
+    Raises:
+        InputError: both thickness and its ratio are given, or a value cannot be.
+    """
+    if plan.thickness is not None and plan.thickness_ratio is not None:
+        raise InputError("wall.thickness and wall.thickness_ratio say the same; give one of the two.")
+    ratio = DEFAULT_THICKNESS_RATIO if plan.thickness_ratio is None else plan.thickness_ratio
+    if not (np.isfinite(ratio) and 0.0 < ratio <= 1.0):
+        raise InputError(f"wall.thickness_ratio = {ratio:g} is of the radius, between 0 and 1; 0.1 is an artery's.")
+    thickness = ratio * radius
+    if plan.thickness is not None:
+        thickness = np.full_like(radius, _positive(plan.thickness, "m", "wall.thickness"))
+    return ElasticWall(
+        youngs_modulus=_positive(plan.youngs_modulus, "Pa", "wall.youngs_modulus"),
+        thickness=thickness,
+        radius=radius,
+        poisson_ratio=plan.poisson_ratio,
+        density=_positive(plan.density, "kg/m^3", "wall.density"),
+        reference_pressure=read_quantity(plan.reference_pressure, "Pa", name="wall.reference_pressure"),
     )
 
 

@@ -35,6 +35,11 @@ def fingerprint(solver: NavierStokes, snapshot_every: int, steps: int) -> str:
     for circuit in solver.beds.circuits:
         described += [circuit.rates.tolist(), circuit.charge.tolist(), circuit.resistance]
         described += [[circuit.offset(time), circuit.source(time).tolist()] for time in times]
+    if solver.wall is not None:
+        wall = solver.wall.wall
+        described += [wall.youngs_modulus, wall.poisson_ratio, wall.density, wall.reference_pressure]
+        for values in (wall.thickness, wall.radius):
+            digest.update(np.asarray(values, dtype=float).tobytes())
     digest.update(repr(described).encode())
     return digest.hexdigest()
 

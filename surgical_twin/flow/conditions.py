@@ -95,6 +95,7 @@ class GivenVelocities:
         conditions: Mapping[str, PortCondition],
         kinematic_viscosity: float,
         ramp: float,
+        wall_moves: bool = False,
     ) -> None:
         """Find the nodes and the shapes.
 
@@ -104,6 +105,7 @@ class GivenVelocities:
             conditions: of all ports.
             kinematic_viscosity: m^2/s, for the shape of pulsatile flow.
             ramp: s in which given flows grow from rest; 0 where they do not.
+            wall_moves: whether the wall's velocity is given as well, and does not vanish.
         """
         self._shape, self._ramp = space.points.shape, ramp
         self.ports = [port for port in domain.ports if not is_open(conditions[port.name])]
@@ -115,6 +117,8 @@ class GivenVelocities:
             np.concatenate([np.empty(0, dtype=np.int64), *(part[0] for part in self._parts)])
         )
         self.fixed = np.union1d(wall, self.nodes)
+        if wall_moves:
+            self.nodes = self.fixed
 
     def _part(
         self,
@@ -139,7 +143,7 @@ class GivenVelocities:
         return part * part * (3.0 - 2.0 * part)
 
     def at(self, time: float) -> Array:
-        """(v, d) m/s; zero where it is not given."""
+        """(v, d) m/s; zero where it is not given, and on the wall."""
         values = np.zeros(self._shape)
         for nodes, velocity in self._parts:
             values[nodes] = velocity(time)

@@ -41,7 +41,8 @@ class EnergyMeter:
         self._linear = coarse.values
 
     def measure(self) -> Array:
-        """(2 + ports,): kinetic energy [J], viscous dissipation [W], power into the domain through each port [W]."""
+        """(2 + ports,): kinetic energy [J], viscous dissipation [W], power into the domain through each port [W]; then
+        that through a wall that moves, where there is one."""
         solver = self._solver
         rho = solver.density
         velocity, pressure = solver.velocity, solver.pressure
@@ -70,6 +71,9 @@ class EnergyMeter:
             traction = np.einsum("fkc,fk,fqc->fq", jacobian[cells], vectors, u)
             power = float(np.sum((mu * traction - head * through) @ self._reference.weights))
             powers.append(power - level * out[place])
+        if solver.wall is not None:
+            wall = solver.wall
+            powers.append(-float((wall.areas * wall.speed) @ pressure[wall.nodes]))
         return np.array([kinetic, dissipation, *powers])
 
 
@@ -78,7 +82,7 @@ def energy_gap(time: Array, energy: Array) -> tuple[float, float]:
 
     Args:
         time: (nt,) s, equal steps.
-        energy: (nt, 2 + ports) of `EnergyMeter`.
+        energy: (nt, 2 + ports) of `EnergyMeter`, or one more.
 
     Returns:
         (work in - change of kinetic energy - dissipation) over the time, relative to the dissipation (0 of blood at

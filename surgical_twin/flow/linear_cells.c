@@ -207,22 +207,27 @@ void pressure_slopes(const Cells *cells, int64_t begin, int64_t end, const doubl
 }
 
 /* later (m, DIM): the pressure's subscales at the step's end, w; added to tested (n): (w, grad q). With rate = 1 / dt:
-   (rate + 1 / tau) w = rate w_now + (grad p - pi(grad p)) / rho. */
+   (rate + 1 / tau) w = rate w_now + (grad p - pi(grad p)) / rho,
+   w being more by direct ((grad p - pi(grad p)) / rho - w / tau) / (rate + 1 / tau) where it is tested. */
 void pressure_subscales(const Cells *cells, int64_t begin, int64_t end, const double *pressure, const double *projected,
-                        const Stored *tau, double density, double rate, const Stored (*now)[DIM], Stored (*later)[DIM],
-                        double *tested) {
+                        const Stored *tau, double density, double rate, double direct, const Stored (*now)[DIM],
+                        Stored (*later)[DIM], double *tested) {
     for (int64_t e = begin; e < end; ++e) {
         const Stored (*g)[DIM] = cells->gradients[e];
         const Lanes keeps = 1.0 / (rate + 1.0 / tau[e]);
-        Lanes p[CORNERS], rough[DIM], pi[CORNERS][DIM], smooth[DIM];
+        Lanes p[CORNERS], rough[DIM], pi[CORNERS][DIM], smooth[DIM], whole[DIM];
         gather_scalar(cells->nodes[e], pressure, p);
         slope_of_scalar(g, p, rough);
         gather(cells->nodes[e], projected, pi);
         mean(pi, smooth);
-        FOR(k, DIM) later[e][k] = keeps * (rate * now[e][k] + (1.0 / density) * (rough[k] - smooth[k]));
+        FOR(k, DIM) {
+            const Lanes pull = (1.0 / density) * (rough[k] - smooth[k]);
+            later[e][k] = keeps * (rate * now[e][k] + pull);
+            whole[k] = later[e][k] + direct * keeps * (pull - later[e][k] / tau[e]);
+        }
         FOR(a, CORNERS) {
             Lanes gain = {0};
-            FOR(k, DIM) gain += g[a][k] * later[e][k];
+            FOR(k, DIM) gain += g[a][k] * whole[k];
             gain *= cells->volumes[e];
             FOR(w, LANES) tested[cells->nodes[e][a][w]] += gain[w];
         }

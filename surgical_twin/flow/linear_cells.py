@@ -178,13 +178,14 @@ class LinearCells:
         """The pressure's subscales of a flow at rest, m/s: (blocks, d, LANES)."""
         return np.zeros((len(self._arrays[0]), *self._arrays[1].shape[2:]))
 
-    def pressure_subscale(self, pressure: Array, now: Array, length: float) -> tuple[Array, Array]:
+    def pressure_subscale(self, pressure: Array, now: Array, length: float, direct: float = 0.0) -> tuple[Array, Array]:
         """The pressure's subscales w at the end of a step, and (n,) (w, grad q), m^3/s.
 
         Args:
             pressure: (n,) Pa.
             now: w at the step's beginning.
             length: of the step, s. The time tau is that of the last `equation`.
+            direct: share of what is without memory, see `projection`.
         """
         cells, lib = ctypes.byref(self._cells), self._library
         pressure = np.ascontiguousarray(pressure, dtype=float)
@@ -195,7 +196,8 @@ class LinearCells:
         tested, later = np.zeros(len(pressure)), np.zeros_like(now)
         lib.pressure_subscales(
             cells, self._begin, self._end, _at(pressure), _at(projected), _at(self._tau),
-            ctypes.c_double(self._density), ctypes.c_double(1.0 / length), _at(now), _at(later), _at(tested),
+            ctypes.c_double(self._density), ctypes.c_double(1.0 / length), ctypes.c_double(direct), _at(now),
+            _at(later), _at(tested),
         )  # fmt: skip
         self._sum(tested)
         self._sum(later)

@@ -45,11 +45,12 @@ from surgical_twin.flow.conditions import (
     starting_pressures,
 )
 from surgical_twin.flow.domain import FlowDomain
+from surgical_twin.flow.elastic_wall import ElasticWall, WallMotion
 from surgical_twin.flow.elements import LagrangeSpace
 from surgical_twin.flow.inflow import GivenFlow
 from surgical_twin.flow.linear_solvers import MPI, SolverFailed
 from surgical_twin.flow.momentum import Momentum
-from surgical_twin.flow.projection import Projection
+from surgical_twin.flow.projection import DIRECT_SUBSCALE, Projection
 from surgical_twin.flow.rheology import CarreauYasuda, Newtonian
 from surgical_twin.flow.waveform import PeriodicWaveform
 
@@ -83,6 +84,7 @@ _STATE = (
     "port_flow",
     "port_pressure",
 )
+_WALL_STATE = ("displacement", "displacement_before", "speed", "speed_before")
 
 
 class FlowDiverged(RuntimeError):
@@ -100,6 +102,8 @@ class _Part:
     pressure_subscale: Array
     bed_state: Array
     open_flow: Array
+    wall_speed: Array
+    bdf: Bdf2
     cfl: float
 
 
@@ -113,6 +117,7 @@ class NavierStokes:
         pressure: (n,) Pa.
         port_flow: (ports,) m^3/s, into the inlets and out of the outlets.
         port_pressure: (ports,) Pa, mean over each port's area.
+        wall: where the wall is, and how fast it moves; None of a rigid one.
         mass_error: largest net inflow of any step, relative to the flow.
         max_cfl: largest CFL number of any part of a step.
         parts: how many parts all steps had together.
@@ -132,6 +137,7 @@ class NavierStokes:
         max_cfl: float = MAX_CFL,
         body_force: Callable[[Array, float], Array] | None = None,
         ramp: bool = True,
+        wall: ElasticWall | None = None,
         comm: MPI.Comm | None = None,
     ) -> None:
         """Set up the flow at rest.
@@ -149,6 +155,7 @@ class NavierStokes:
             max_cfl: see above; infinite to take the steps as they are.
             body_force: takes points (v, d) [m] and a time [s], gives (v, d) N/m^3.
             ramp: whether given flows grow from rest over a tenth of a beat.
+            wall: what an elastic wall is made of; a rigid one where None. Of order 1 only.
             comm: processes that share the work, each holding the same domain; this one alone where None.
 
         Raises:
@@ -158,6 +165,8 @@ class NavierStokes:
             raise InputError(f"Time step ({time_step:g} s) and density ({density:g} kg/m^3) must be positive.")
         if order not in (1, 2):
             raise InputError(f"The order of the elements is 1 or 2; it is {order}.")
+        if wall is not None and order == 2:
+            raise InputError("An elastic wall is solved with elements of order 1; set order to 1.")
         comm = comm or MPI.COMM_SELF
         self.domain, self.density, self.time_step = domain, float(density), float(time_step)
         self.rheology = rheology or Newtonian()
@@ -169,7 +178,7 @@ class NavierStokes:
         self._flow_scale = sum(abs(condition.waveform.mean) for condition in flows)
         kinematic = self.rheology.high_shear_viscosity / density
         self._given = given = GivenVelocities(
-            domain, space, conditions, kinematic, RAMP_BEATS * self.period if ramp else 0.0
+            domain, space, conditions, kinematic, RAMP_BEATS * self.period if ramp else 0.0, wall is not None
         )
         self.open_ports = open_ports = [port for port in domain.ports if is_open(conditions[port.name])]
         self._open_places = [domain.ports.index(port) for port in open_ports]
@@ -180,7 +189,9 @@ class NavierStokes:
         self.matrices = matrices = constant_matrices(domain, space)
         tags = [port.tag for port in open_ports]
         self._momentum = Momentum(domain, space, matrices, given, tags, self.density, self.rheology, body_force, comm)
-        self._projection = Projection(domain, space, matrices, given, open_ports, self.density, comm)
+        self._projection = Projection(
+            domain, space, matrices, given, open_ports, self.density, comm, wall_moves=wall is not None
+        )
         self.transport, self.viscosity = self._momentum.transport, self._momentum.viscosity
 
         self.time, self.steps, self.parts = 0.0, 0, 0
@@ -196,6 +207,7 @@ class NavierStokes:
             for circuit, part in zip(circuits.values(), stored, strict=True)
         ]
         self.pressure = self._projection.responses @ np.array(start)
+        self.wall = None if wall is None else WallMotion(domain, wall, self.pressure)
         self.increment, self.increment_before = np.zeros_like(self.pressure), np.zeros_like(self.pressure)
         linear = self._momentum.linear
         self.pressure_subscale = np.empty(0) if linear is None else linear.no_subscale()
@@ -324,8 +336,13 @@ class NavierStokes:
         flows[self._open_places] = part.open_flow
         for place, flux in zip(self._given_places, self._port_fluxes, strict=True):
             flows[place] = sum(float((matrix @ part.velocity[:, axis]).sum()) for axis, matrix in enumerate(flux))
-        scale = max(np.abs(flows).sum() / 2.0, 0.1 * self._flow_scale)
-        self.mass_error = max(self.mass_error, abs(flows.sum()) / max(scale, 1e-300))
+        net, exchanged = flows.sum(), np.abs(flows).sum()
+        if self.wall is not None:
+            self.wall.advance(part.wall_speed, part.bdf)
+            net += self.wall.outflow
+            exchanged += self.wall.areas @ np.abs(self.wall.speed)
+        scale = max(exchanged / 2.0, 0.1 * self._flow_scale)
+        self.mass_error = max(self.mass_error, abs(net) / max(scale, 1e-300))
         signs = np.array([-1.0 if port.role == "inlet" else 1.0 for port in self.domain.ports])
         self.port_flow = signs * flows
         self.port_pressure = self._mean_pressure()
@@ -337,19 +354,29 @@ class NavierStokes:
         driving = self.pressure
         if order == 2:
             driving = driving - self.density * bdf.known(self.increment, self.increment_before)
-        guess = self._momentum.solve(self.velocity, self.velocity_before, driving, boundary, bdf, time)
+        foretold = boundary
+        if self.wall is not None:
+            foretold = boundary.copy()
+            foretold[self.wall.nodes] = self.wall.velocity(self.pressure, bdf)
+        guess = self._momentum.solve(self.velocity, self.velocity_before, driving, foretold, bdf, time)
         alpha = 1.0 / (bdf.rates[0] * self.density)
         linear = self._momentum.linear
         subscale, tested = self.pressure_subscale, None
         if linear is not None:
-            subscale, tested = linear.pressure_subscale(self.pressure, subscale, length)
-        projected = self._projection.solve(guess.velocity, boundary, self.pressure, tested, self.beds, bdf, time)
+            subscale, tested = linear.pressure_subscale(
+                self.pressure, subscale, length, 0.0 if self.wall is None else DIRECT_SUBSCALE
+            )
+        projected = self._projection.solve(
+            guess.velocity, boundary, self.pressure, tested, self.beds, bdf, time, self.wall
+        )
         increment = alpha * (projected.pressure - self.pressure)
         velocity = guess.velocity
         if order == 1:
             correction = self.matrices.tested_gradient(increment) / self.matrices.pressure_load[:, None]
             correction[self._given.fixed] = 0.0
             velocity = velocity - correction
+        if self.wall is not None:
+            velocity[self.wall.nodes] = projected.wall_speed[:, None] * self.wall.normals
         return _Part(
             velocity=velocity,
             acceleration=bdf.rates[0] * velocity + bdf.known(self.velocity, self.velocity_before),
@@ -358,6 +385,8 @@ class NavierStokes:
             pressure_subscale=subscale,
             bed_state=projected.bed_state,
             open_flow=projected.open_flow,
+            wall_speed=projected.wall_speed,
+            bdf=bdf,
             cfl=guess.cfl,
         )
 
@@ -370,6 +399,8 @@ class NavierStokes:
         """Everything a later run needs to go on from here."""
         numbers = np.array([self.time, self.steps, self.max_cfl, self.mass_error, self.last_part, self.parts])
         fields = {name: getattr(self, name) for name in _STATE}
+        if self.wall is not None:
+            fields |= {f"wall_{name}": getattr(self.wall, name) for name in _WALL_STATE}
         return {"numbers": numbers, "bed_state": self.beds.now, "bed_state_before": self.beds.before, **fields}
 
     def restore(self, state: Mapping[str, Array]) -> None:
@@ -378,14 +409,16 @@ class NavierStokes:
         Raises:
             InputError: it is of another mesh or of other ports.
         """
-        for name in ("bed_state", *_STATE):
-            present = self.beds.now if name == "bed_state" else getattr(self, name)
+        for name, present in self.state().items():
             if name not in state or np.shape(state[name]) != np.shape(present):
                 raise InputError(
                     f"The checkpoint's {name} is of another mesh or other ports; delete the checkpoint and run again."
                 )
         for name in _STATE:
             setattr(self, name, np.array(state[name], dtype=float))
+        if self.wall is not None:
+            for name in _WALL_STATE:
+                setattr(self.wall, name, np.array(state[f"wall_{name}"], dtype=float))
         self.beds.now = np.array(state["bed_state"], dtype=float)
         self.beds.before = np.array(state["bed_state_before"], dtype=float)
         numbers = [float(value) for value in state["numbers"]]

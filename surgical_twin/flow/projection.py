@@ -25,22 +25,34 @@ Implicit ports. The pressure is linear in the ports' values: p = p0 + sum_j phi_
 computed once. The flow through an open port is the sum of its nodes' residuals in the weak mass balance, so that inflow
 and outflows balance to rounding; it is linear in dP too. A dense system of as many unknowns as open ports then
 closes pressures, flows and circuits together: no limit on the time step comes from them.
+
+An elastic wall (`elastic_wall`) makes room for blood as the pressure wants it, w = beta (p^(n+1) + s): its term
+-<w, q>, lumped, puts beta times each node's area on K's diagonal. That depends on the step's length, so that there is
+a factorization for each of the lengths that recur. The wall also rings, at some hundred hertz, and the subscales answer
+the last pressure a step late: by half a step against what damps, which fed the ringing until the flow was noise. What
+enters there is therefore w + c (grad p - pi(grad p) - rho w / tau) / (rho (1 / dt + 1 / tau)), the same in a steady
+flow. It damps where c cos(omega dt) > 1/2, and the pressure stays stable up to c = 5/6 (the roots of its recursion).
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from surgical_twin.errors import InputError
 from surgical_twin.flow.assembly import ConstantMatrices, boundary_flux
 from surgical_twin.flow.bdf import Bdf2
 from surgical_twin.flow.beds import Affine, BedStates
 from surgical_twin.flow.conditions import GivenVelocities
 from surgical_twin.flow.domain import WALL_TAG, FlowDomain, FlowPort
+from surgical_twin.flow.elastic_wall import WallMotion
 from surgical_twin.flow.elements import LagrangeSpace
 from surgical_twin.flow.linear_solvers import MPI, PressureSolver
 
 Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,28 @@ class Projected:
     """stored pressures of the beds, Pa"""
     open_flow: Array
     """(open ports,) m^3/s out of the domain"""
+    wall_speed: Array
+    """(k,) m/s of the nodes of a moving wall; empty where there is none"""
+
+
+class _System:
+    """The pressure's matrix, factored, with what the open ports do in it."""
+
+    def __init__(self, matrix: sp.csr_matrix, open_nodes: list[Indices], comm: MPI.Comm, load: Array) -> None:
+        self.solver = PressureSolver(matrix, open_nodes, comm, load)
+        self.responses = self.solver.unit_responses()
+        """(p, open ports) pressures that are 1 on one of them and 0 on the others"""
+        count = len(open_nodes)
+        self.of_ports = np.array([(matrix[nodes] @ self.responses).sum(axis=0) for nodes in open_nodes]).reshape(
+            count, count
+        )
+
+
+DIRECT_SUBSCALE = 0.75
+"""See the module: c of a wall that moves."""
+
+MOST_SYSTEMS = 6
+"""Lengths of steps that a moving wall's matrix is kept for."""
 
 
 class Projection:
@@ -67,6 +101,7 @@ class Projection:
         open_ports: list[FlowPort],
         density: float,
         comm: MPI.Comm,
+        wall_moves: bool = False,
     ) -> None:
         """Factor the pressure's matrix.
 
@@ -78,18 +113,22 @@ class Projection:
             open_ports: through which blood flows freely.
             density: kg/m^3.
             comm: processes that share the work.
+            wall_moves: whether `solve` gets a wall.
+
+        Raises:
+            InputError: a wall moves and no port is open, so that nothing holds the pressure.
         """
-        self._matrices, self._density = matrices, density
+        if wall_moves and not open_ports:
+            raise InputError(
+                "An elastic wall needs a port whose pressure is held, by a bed or as it is; all ports' flows are given."
+            )
+        self._matrices, self._density, self._comm = matrices, density, comm
         self._boundary_flux = boundary_flux(domain, space, [WALL_TAG, *(port.tag for port in given.ports)])
         self._nodes = [domain.port_nodes(port) for port in open_ports]
-        stiffness = matrices.pressure_stiffness
-        self._solver = PressureSolver(stiffness, self._nodes, comm, matrices.pressure_load)
-        self.responses = self._solver.unit_responses()
+        self._rigid = _System(matrices.pressure_stiffness, self._nodes, comm, matrices.pressure_load)
+        self.responses = self._rigid.responses
         """(p, open ports) harmonic pressures that are 1 on one of them and 0 on the others."""
-        count = len(self._nodes)
-        self._stiffness_of_ports = np.array(
-            [(stiffness[nodes] @ self.responses).sum(axis=0) for nodes in self._nodes]
-        ).reshape(count, count)
+        self._systems: OrderedDict[float, _System] = OrderedDict()
         self._divergence = tuple(gradient.T.tocsr() for gradient in matrices.gradient)
 
     def solve(
@@ -101,6 +140,7 @@ class Projection:
         beds: BedStates,
         bdf: Bdf2,
         time: float,
+        wall: WallMotion | None = None,
     ) -> Projected:
         """Pressure, stored pressures and flows at the end of a step.
 
@@ -112,6 +152,7 @@ class Projection:
             beds: behind the open ports.
             bdf: the step.
             time: at its end, s.
+            wall: that moves, at the step's beginning.
 
         Raises:
             SolverFailed: the pressure's matrix cannot be solved.
@@ -127,18 +168,44 @@ class Projection:
         known = alpha * (stiffness @ pressure) + mass
         if subscale is not None:
             known -= subscale
+        system, speed = self._rigid, np.empty(0)
+        beta = source = np.empty(0)
+        if wall is not None:
+            beta, source = wall.admittance(bdf), wall.source(bdf)
+            room = np.zeros(len(known))
+            room[wall.nodes] = beta * wall.areas
+            known[wall.nodes] -= room[wall.nodes] * source
+            system = self._with_wall(room / alpha)
         guess = np.array([pressure[nodes[0]] for nodes in self._nodes])
-        solved = self._solver.solve(known / alpha, guess, pressure)
-        if not len(guess):
-            return Projected(solved, beds.now, np.empty(0))
-        residual = known - alpha * (stiffness @ solved)
-        flow = np.array([residual[nodes].sum() for nodes in self._nodes])
-        # P = impedance Q + stored of every circuit, and Q = flow + response dP of the 3D flow.
-        relations: list[Affine] = beds.affine(bdf.rates, time)
-        impedance = np.array([relation.impedance for relation in relations])
-        stored = np.array([relation.stored for relation in relations])
-        response = -alpha * self._stiffness_of_ports
-        system = np.eye(len(guess)) - impedance[:, None] * response
-        change = np.linalg.solve(system, impedance * flow + stored - guess)
-        flow = flow + response @ change
-        return Projected(solved + self.responses @ change, beds.advanced(relations, flow), flow)
+        solved = system.solver.solve(known / alpha, guess, pressure)
+        flow = np.empty(0)
+        bed_state = beds.now
+        if len(guess):
+            residual = known - alpha * (stiffness @ solved)
+            flow = np.array([residual[nodes].sum() for nodes in self._nodes])
+            # P = impedance Q + stored of every circuit, and Q = flow + response dP of the 3D flow.
+            relations: list[Affine] = beds.affine(bdf.rates, time)
+            impedance = np.array([relation.impedance for relation in relations])
+            stored = np.array([relation.stored for relation in relations])
+            response = -alpha * system.of_ports
+            closed = np.eye(len(guess)) - impedance[:, None] * response
+            change = np.linalg.solve(closed, impedance * flow + stored - guess)
+            flow = flow + response @ change
+            solved = solved + system.responses @ change
+            bed_state = beds.advanced(relations, flow)
+        if wall is not None:
+            speed = beta * (solved[wall.nodes] + source)
+        return Projected(solved, bed_state, flow, speed)
+
+    def _with_wall(self, diagonal: Array) -> _System:
+        """The system with so much (p,) on the diagonal."""
+        key = float(f"{diagonal.sum():.9e}")
+        system = self._systems.get(key)
+        if system is None:
+            matrix = (self._matrices.pressure_stiffness + sp.diags(diagonal)).tocsr()
+            system = _System(matrix, self._nodes, self._comm, self._matrices.pressure_load)
+            self._systems[key] = system
+            if len(self._systems) > MOST_SYSTEMS:
+                self._systems.popitem(last=False)
+        self._systems.move_to_end(key)
+        return system

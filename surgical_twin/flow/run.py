@@ -16,6 +16,7 @@ from surgical_twin.errors import InputError
 from surgical_twin.flow.checkpoint import fingerprint, keep, resume, save_arrays
 from surgical_twin.flow.conditions import PortCondition
 from surgical_twin.flow.domain import FlowDomain
+from surgical_twin.flow.elastic_wall import ElasticWall
 from surgical_twin.flow.energy import EnergyMeter
 from surgical_twin.flow.inflow import GivenFlow
 from surgical_twin.flow.linear_solvers import MPI
@@ -62,9 +63,11 @@ class FlowRun:
     """Reynolds and Womersley number, largest CFL number, mass error, seconds per step, ..."""
     wall_shear: Array32 = field(default_factory=lambda: np.empty((0, 0, 3), dtype=np.float32))
     """(ns, w, 3) Pa: the force of the blood on the wall along it, per area, at the wall's nodes; if it was asked for"""
+    displacement: Array32 = field(default_factory=lambda: np.empty((0, 0, 3), dtype=np.float32))
+    """(ns, w, 3) m, of an elastic wall's nodes"""
     energy: Array = field(default_factory=lambda: np.empty((0, 0)))
-    """(nt, 2 + ports): kinetic energy [J], viscous dissipation [W], power into the domain through each port [W]; if it
-    was asked for"""
+    """(nt, 2 + ports): kinetic energy [J], viscous dissipation [W], power into the domain through each port [W] (and
+    through an elastic wall); if it was asked for"""
 
     def save(self, path: Path) -> None:
         """Write one .npz under a temporary name and rename it."""
@@ -115,9 +118,10 @@ _ARRAYS = (
     "pressure",
     "velocity",
     "wall_shear",
+    "displacement",
     "energy",
 )
-_OF_SNAPSHOTS = ("snapshot_time", "pressure", "velocity", "wall_shear")
+_OF_SNAPSHOTS = ("snapshot_time", "pressure", "velocity", "wall_shear", "displacement")
 
 
 def run_flow(
@@ -140,6 +144,7 @@ def run_flow(
     wall_shear: bool = False,
     energy: bool = False,
     last_beat_only: bool = False,
+    wall: ElasticWall | None = None,
     comm: MPI.Comm | None = None,
 ) -> FlowRun:
     """Run the flow from rest for a while.
@@ -166,6 +171,7 @@ def run_flow(
         wall_shear: keep the wall's shear stress in the snapshots.
         energy: measure the energy in every step.
         last_beat_only: keep the snapshots of the last beat only.
+        wall: what an elastic wall is made of; rigid where None.
         comm: processes that share the work; the first of them writes the checkpoint.
 
     Raises:
@@ -192,6 +198,7 @@ def run_flow(
         initial_capacitor_pressure=initial_capacitor_pressure,
         order=order,
         max_cfl=max_cfl,
+        wall=wall,
         comm=comm,
     )
     numbers = _sanity(solver)
@@ -302,6 +309,8 @@ def _sanity(solver: NavierStokes) -> dict[str, float]:
                 "womersley": 0.5 * diameter * float(np.sqrt(2.0 * np.pi / (inflow.period * kinematic))),
             }
             break
+    if solver.wall is not None:
+        numbers["wave_speed_m_s"] = solver.wall.wall.wave_speed(solver.density)
     return numbers
 
 
@@ -313,7 +322,11 @@ class _Recorder:
         self._shear = WallShear(solver) if wall_shear else None
         self._energy = EnergyMeter(solver) if energy else None
         self.history: dict[str, list[Array]] = {name: [] for name in _ARRAYS}
-        self._empty = {"wall_shear": np.empty((0, 0, 3), dtype=np.float32), "energy": np.empty((0, 0))}
+        self._empty = {
+            "wall_shear": np.empty((0, 0, 3), dtype=np.float32),
+            "displacement": np.empty((0, 0, 3), dtype=np.float32),
+            "energy": np.empty((0, 0)),
+        }
 
     def take(self, *, snapshot: bool) -> None:
         """Keep the present state; with a snapshot its fields too."""
@@ -330,6 +343,8 @@ class _Recorder:
             history["velocity"].append(solver.velocity[: len(solver.domain.points)].astype(np.float32))
             if self._shear is not None:
                 history["wall_shear"].append(self._shear.stress().astype(np.float32))
+            if solver.wall is not None:
+                history["displacement"].append(solver.wall.displacement_field().astype(np.float32))
             while self._last is not None and history["snapshot_time"][0] < solver.time - 1.0001 * self._last:
                 for name in _OF_SNAPSHOTS:
                     del history[name][:1]

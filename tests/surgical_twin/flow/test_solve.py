@@ -113,6 +113,23 @@ def test_a_case_is_solved_into_its_periodic_state(case):
     assert (sections["ffr"] <= 1.001).all()
 
 
+def test_an_elastic_wall_moves_and_says_how_far(case):
+    settings = case / "solve.toml"
+    settings.write_text(QUICK + 'beats = 3\n[wall]\nyoungs_modulus = "0.7 MPa"\nthickness = "0.3 mm"\n')
+    assert type_in(case, "--config", str(settings), "--out", "elastic").returncode == 0
+    summary = tomllib.loads((case / "solve/elastic/summary.toml").read_text())
+    wall = pv.read(case / "solve/elastic/wall.vtp")
+    moved = np.linalg.norm(wall.point_data["displacement_mm"], axis=1)
+    assert 0.0 < moved.max() <= summary["wall"]["displacement_max_mm"] + 1e-6
+    # Outwards of the inlet's rim and of the outlet's, which do not move.
+    rim = (wall.points[:, 2] < 1e-6) | (wall.points[:, 2] > 20 - 1e-6)
+    assert (moved[rim] == 0.0).all()
+    assert (moved[~rim] > 0.0).all()
+    # Moens and Korteweg's, sqrt(E h / (2 rho R (1 - nu^2))).
+    assert summary["run"]["wave_speed_m_s"] == pytest.approx(np.sqrt(0.7e6 * 0.3e-3 / (2 * 1060 * 3e-3 * 0.75)))
+    assert summary["run"]["mass_error"] < 1e-9
+
+
 def test_a_solve_that_is_killed_goes_on_and_gives_the_same(case):
     """Killed after its first checkpoint; the resumed run's samples are the same to the bit."""
     (case / "solve.toml").write_text('time_step = "5 ms"\nsnapshots = 4\nperiodic_within = 1e-9\n')
@@ -165,6 +182,11 @@ PORT = "[ports.outlet_1]\n"
         ('[tuning]\nsplit = {outlet_1 = 0.7}', "sum to 1"),
         ('[tuning]\nsplit = {outlet_9 = 1.0}', "outlet_9"),
         ('[blood]\nmodel = "carreau-yasuda"\nviscosity = "4 mPa*s"', "leave it out"),
+        ('[wall]\nthickness = "1 mm"', "youngs_modulus"),
+        ('[wall]\nyoungs_modulus = "-1 MPa"', "not positive"),
+        ('[wall]\nyoungs_modulus = "1 MPa"\nthickness = "1 mm"\nthickness_ratio = 0.1', "one of the two"),
+        ('[wall]\nyoungs_modulus = "1 MPa"\nthickness_ratio = 10', "between 0 and 1"),
+        ('order = 2\n[wall]\nyoungs_modulus = "1 MPa"', "order 1"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_used_are_refused_in_a_sentence(case, settings, words):
