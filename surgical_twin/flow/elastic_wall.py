@@ -13,22 +13,32 @@ The mesh stays where it is and the wall lets through what it sweeps over (transp
 L. Formaggia, ESAIM: M2AN 37 (2003) 601-616). That is of first order in d / R: good for arteries that widen by some five
 per cent, and not for veins that collapse.
 
-Coupling. By BDF2 the wall's speed at a step's end is linear in the pressure there, w = beta (p + s) with
-beta = 1 / (a0 rho_w h + k / a0). The mass balance takes it up as a Robin condition (F. Nobile & C. Vergara, SIAM J.
-Sci. Comput. 30 (2008) 731-763), a number on the diagonal of each wall node: pressure and wall are solved together, and
-the light wall does not blow up on the heavy blood ("added mass"). The momentum equation has the speed that the old
-pressure would give the wall, which the pressure's increment corrects as in the blood's inside. Rims of ports do not
-move. SI units.
+Coupling. A node of the wall is one of the blood's velocity that moves along its normal and carries the wall's mass and
+stiffness beside the blood's: tested with that motion, the two momentum equations together are
+
+    (rho_w h A + rho V) dw/dt + k A d = C' p - A p_ref,   C_qw = <phi_w n, q> - (phi_w n, grad q),
+
+with A its area, V its volume, and C the same matrix by which its speed enters the mass balance, so that what the wall
+takes from the blood it gives back. The mass is lumped throughout; with a consistent one the blood's equation has the
+wall's acceleration in it and the wall's not the blood's, which was measured to make the wall ring up by itself. By BDF2
+w = beta (C' p + s) at a step's end, beta = 1 / (a0 (rho_w h A + rho V) + k A / a0), which the mass balance takes up as
+a Robin condition (F. Nobile & C. Vergara, SIAM J. Sci. Comput. 30 (2008) 731-763): pressure and wall are solved
+together, and the light wall does not blow up on the heavy blood ("added mass"). The momentum equation has the speed
+that the old pressure would give the wall, which the pressure's increment corrects as in the blood's inside. Rims of
+ports do not move. SI units.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from surgical_twin.errors import InputError
+from surgical_twin.flow.assembly import ConstantMatrices
 from surgical_twin.flow.bdf import Bdf2
 from surgical_twin.flow.domain import WALL_TAG, FlowDomain
 
@@ -94,8 +104,24 @@ class WallMotion:
         speed: (k,) m/s, now; and ``speed_before``.
     """
 
-    def __init__(self, domain: FlowDomain, wall: ElasticWall, pressure: Array) -> None:
-        """Set up the wall in balance with a pressure (n,) [Pa], at rest.
+    def __init__(
+        self,
+        domain: FlowDomain,
+        wall: ElasticWall,
+        matrices: ConstantMatrices,
+        wall_flux: Sequence[sp.csr_matrix],
+        density: float,
+        pressure: Array,
+    ) -> None:
+        """Set up the wall in balance with a pressure, at rest.
+
+        Args:
+            domain: the lumen.
+            wall: what it is made of.
+            matrices: of the flow.
+            wall_flux: d matrices (n, n) of the flow through the wall (`boundary_flux`).
+            density: of the blood, kg/m^3.
+            pressure: (n,) Pa.
 
         Raises:
             InputError: the thickness or the radius is not of this domain.
@@ -103,20 +129,19 @@ class WallMotion:
         rims = np.unique(domain.triangles[domain.triangle_tags != WALL_TAG])
         moving = ~np.isin(domain.wall_nodes, rims)
         self.wall, self.nodes, self._moving = wall, domain.wall_nodes[moving], moving
-        chosen = domain.triangle_tags == WALL_TAG
-        facets = domain.triangles[chosen]
-        # The integrals of the shape functions times the normal: what a speed of 1 along it lets through.
-        share = domain.outward[chosen] / facets.shape[1]
-        vectors = np.zeros_like(domain.points)
-        for corner in range(facets.shape[1]):
-            np.add.at(vectors, facets[:, corner], share)
-        self.areas = np.linalg.norm(vectors[self.nodes], axis=1)
-        self.normals = vectors[self.nodes] / self.areas[:, None]
-        self._stiffness, self._inertia = (
-            self._of_nodes(values, name, moving)
-            for values, name in ((wall.stiffness, "stiffness"), (wall.inertia, "mass"))
-        )
-        self.displacement = (pressure[self.nodes] - wall.reference_pressure) / self._stiffness
+        vectors = np.column_stack([np.asarray(flux.sum(axis=0)).ravel()[self.nodes] for flux in wall_flux])
+        self.areas = np.linalg.norm(vectors, axis=1)
+        self.normals = vectors / self.areas[:, None]
+        parts = zip(wall_flux, matrices.gradient, self.normals.T, strict=True)
+        self.coupling = sum(
+            (flux - gradient.T).tocsc()[:, self.nodes] @ sp.diags(normal) for flux, gradient, normal in parts
+        ).tocsr()
+        """(n, k) m^2: what each one's speed adds to each node's balance of mass; transposed, the pressures' force"""
+        stiffness = self._of_nodes(wall.stiffness, "stiffness", moving)
+        self._stiffness = stiffness * self.areas
+        self._inertia = self._of_nodes(wall.inertia, "mass", moving) * self.areas
+        self._inertia += density * matrices.pressure_load[self.nodes]
+        self.displacement = self.force(pressure) / self._stiffness
         self.displacement_before = self.displacement.copy()
         self.speed, self.speed_before = np.zeros(len(self.nodes)), np.zeros(len(self.nodes))
 
@@ -130,20 +155,22 @@ class WallMotion:
             )
         return given[moving]
 
+    def force(self, pressure: Array) -> Array:
+        """(k,) N of a pressure (n,) [Pa] beyond the reference's."""
+        return np.asarray(self.coupling.T @ pressure - self.areas * self.wall.reference_pressure)
+
     def admittance(self, bdf: Bdf2) -> Array:
-        """(k,) beta, m/s per Pa."""
+        """(k,) beta, m/s per N."""
         return np.asarray(1.0 / (bdf.rates[0] * self._inertia + self._stiffness / bdf.rates[0]))
 
-    def source(self, bdf: Bdf2) -> Array:
-        """(k,) s, Pa: what moves the wall beside the pressure."""
-        memory = self._stiffness / bdf.rates[0] * bdf.known(self.displacement, self.displacement_before)
-        memory -= self._inertia * bdf.known(self.speed, self.speed_before)
-        return np.asarray(memory - self.wall.reference_pressure)
+    def memory(self, bdf: Bdf2) -> Array:
+        """(k,) s, N: what moves the wall beside the pressure."""
+        recoil = self._stiffness / bdf.rates[0] * bdf.known(self.displacement, self.displacement_before)
+        return np.asarray(recoil - self._inertia * bdf.known(self.speed, self.speed_before))
 
-    def velocity(self, pressure: Array, bdf: Bdf2) -> Array:
-        """(k, d) m/s at the step's end under a pressure (n,) [Pa] there."""
-        speed = self.admittance(bdf) * (pressure[self.nodes] + self.source(bdf))
-        return np.asarray(speed[:, None] * self.normals)
+    def speed_under(self, pressure: Array, bdf: Bdf2) -> Array:
+        """(k,) m/s at the step's end under a pressure (n,) [Pa] there."""
+        return np.asarray(self.admittance(bdf) * (self.force(pressure) + self.memory(bdf)))
 
     def advance(self, speed: Array, bdf: Bdf2) -> None:
         """Take the speed (k,) at the step's end."""

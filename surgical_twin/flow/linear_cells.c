@@ -175,7 +175,8 @@ void momentum(const Cells *cells, const int64_t *chosen, int64_t count,
             FOR(l, DIM) {
                 /* half the integral of rho phi_a c, in which every corner has one part and a itself another */
                 carried[a][l] = 0.5 * mass * (c[a][l] + (double)CORNERS * along[l]);
-                gain[a][l] = -mass * (now[a][l] + whole[l]) - (1.0 / CORNERS) * volume * slope_of_p[l];
+                const Lanes carries = LUMPED ? (CORNERS + 1.0) * now[a][l] : now[a][l] + whole[l];
+                gain[a][l] = -mass * carries - (1.0 / CORNERS) * volume * slope_of_p[l];
                 FOR(k, DIM) gain[a][l] += g[a][k] * flux[k][l];
             }
         }
@@ -185,8 +186,9 @@ void momentum(const Cells *cells, const int64_t *chosen, int64_t count,
                 skew += carried[a][k] * g[b][k] - carried[b][k] * g[a][k];
                 diffusion += g[a][k] * g[b][k];
             }
+            const double share = LUMPED ? (a == b ? CORNERS + 1.0 : 0.0) : (a == b ? 2.0 : 1.0);
             const Lanes symmetric =
-                (a == b ? 2.0 * rate : rate) * mass + volume * mu * diffusion + strength * streamed[a] * streamed[b];
+                share * rate * mass + volume * mu * diffusion + strength * streamed[a] * streamed[b];
             matrix[b][a] = symmetric - skew;
             matrix[a][b] = symmetric + skew;
         }

@@ -71,6 +71,8 @@ class LinearCells:
         rheology: Newtonian | CarreauYasuda,
         lag_cfl: float,
         comm: MPI.Comm,
+        *,
+        lumped: bool = False,
     ) -> None:
         """Lay out the cells.
 
@@ -81,11 +83,12 @@ class LinearCells:
             rheology: of the blood.
             lag_cfl: from this CFL number of a cell on the subscales' projection is extrapolated less.
             comm: processes that share the work.
+            lumped: whether each node has the mass around it to itself.
 
         Raises:
             InputError: there is no C compiler.
         """
-        self._library = library(_SOURCE, f"DIM={domain.dimension}")
+        self._library = library(_SOURCE, f"DIM={domain.dimension}", f"LUMPED={int(lumped)}")
         self._library.subscales.restype = ctypes.c_double
         self._pattern, self._density, self._rheology, self._lag, self._comm = pattern, density, rheology, lag_cfl, comm
         self._order = order = np.argsort(pattern.number[domain.tetrahedra].max(axis=1), kind="stable")

@@ -61,6 +61,8 @@ class Momentum:
         rheology: Newtonian | CarreauYasuda,
         body_force: Callable[[Array, float], Array] | None,
         comm: MPI.Comm,
+        *,
+        wall_moves: bool = False,
     ) -> None:
         """Lay out the matrix.
 
@@ -74,6 +76,7 @@ class Momentum:
             rheology: of the blood.
             body_force: takes points (v, d) [m] and a time [s], gives (v, d) N/m^3.
             comm: processes that share the work.
+            wall_moves: whether the wall is elastic; the mass is lumped then (`elastic_wall`).
         """
         self._domain, self._space, self._matrices, self._given = domain, space, matrices, given
         self._density, self._rheology, self._body_force = density, rheology, body_force
@@ -81,7 +84,9 @@ class Momentum:
         self.transport = TransportAssembler(domain, space, pattern, open_tags)
         self._solver = TransportSolver(pattern, comm)
         self._size = domain.element_length / space.order
-        self.linear = LinearCells(domain, pattern, density, rheology, LAG_CFL, comm) if space.order == 1 else None
+        self.linear = None
+        if space.order == 1:
+            self.linear = LinearCells(domain, pattern, density, rheology, LAG_CFL, comm, lumped=wall_moves)
         """of order 1 only"""
         self._convection = ConvectionSubscale(domain, space) if space.order == 2 else None
 

@@ -44,7 +44,7 @@ from surgical_twin.flow.conditions import (
     port_conditions,
     starting_pressures,
 )
-from surgical_twin.flow.domain import FlowDomain
+from surgical_twin.flow.domain import WALL_TAG, FlowDomain
 from surgical_twin.flow.elastic_wall import ElasticWall, WallMotion
 from surgical_twin.flow.elements import LagrangeSpace
 from surgical_twin.flow.inflow import GivenFlow
@@ -188,7 +188,10 @@ class NavierStokes:
         self._port_areas = self._port_loads.sum(axis=1)
         self.matrices = matrices = constant_matrices(domain, space)
         tags = [port.tag for port in open_ports]
-        self._momentum = Momentum(domain, space, matrices, given, tags, self.density, self.rheology, body_force, comm)
+        self._momentum = Momentum(
+            domain, space, matrices, given, tags, self.density, self.rheology, body_force, comm,
+            wall_moves=wall is not None,
+        )  # fmt: skip
         self._projection = Projection(
             domain, space, matrices, given, open_ports, self.density, comm, wall_moves=wall is not None
         )
@@ -207,7 +210,13 @@ class NavierStokes:
             for circuit, part in zip(circuits.values(), stored, strict=True)
         ]
         self.pressure = self._projection.responses @ np.array(start)
-        self.wall = None if wall is None else WallMotion(domain, wall, self.pressure)
+        self.wall = (
+            None
+            if wall is None
+            else WallMotion(
+                domain, wall, matrices, boundary_flux(domain, space, [WALL_TAG]), self.density, self.pressure
+            )
+        )
         self.increment, self.increment_before = np.zeros_like(self.pressure), np.zeros_like(self.pressure)
         linear = self._momentum.linear
         self.pressure_subscale = np.empty(0) if linear is None else linear.no_subscale()
@@ -357,8 +366,10 @@ class NavierStokes:
         foretold = boundary
         if self.wall is not None:
             foretold = boundary.copy()
-            foretold[self.wall.nodes] = self.wall.velocity(self.pressure, bdf)
+            foretold[self.wall.nodes] = self.wall.speed_under(self.pressure, bdf)[:, None] * self.wall.normals
         guess = self._momentum.solve(self.velocity, self.velocity_before, driving, foretold, bdf, time)
+        if self.wall is not None:
+            guess.velocity[self.wall.nodes] = 0.0
         alpha = 1.0 / (bdf.rates[0] * self.density)
         linear = self._momentum.linear
         subscale, tested = self.pressure_subscale, None

@@ -26,11 +26,11 @@ computed once. The flow through an open port is the sum of its nodes' residuals 
 and outflows balance to rounding; it is linear in dP too. A dense system of as many unknowns as open ports then
 closes pressures, flows and circuits together: no limit on the time step comes from them.
 
-An elastic wall (`elastic_wall`) makes room for blood as the pressure wants it, w = beta (p^(n+1) + s): its term
--<w, q>, lumped, puts beta times each node's area on K's diagonal. That depends on the step's length, so that there is
-a factorization for each of the lengths that recur. The wall also rings, at some hundred hertz, and the subscales answer
-the last pressure a step late: by half a step against what damps, which fed the ringing until the flow was noise. What
-enters there is therefore w + c (grad p - pi(grad p) - rho w / tau) / (rho (1 / dt + 1 / tau)), the same in a steady
+An elastic wall (`elastic_wall`) makes room for blood as the pressure wants it, w = beta (C' p^(n+1) + s): its term -C w
+adds C beta C' to alpha K. That depends on the step's length, so that there is a factorization for each of the lengths
+that recur. Such a wall also rings, at some hundred hertz, and the subscales answer the last pressure a step late: of an
+oscillation that lags by half a step against what damps, and was measured to feed the ringing until the flow was noise.
+What enters there is therefore w + c ((grad p - pi(grad p)) / rho - w / tau) / (1 / dt + 1 / tau), the same in a steady
 flow. It damps where c cos(omega dt) > 1/2, and the pressure stays stable up to c = 5/6 (the roots of its recursion).
 """
 
@@ -73,6 +73,7 @@ class _System:
     """The pressure's matrix, factored, with what the open ports do in it."""
 
     def __init__(self, matrix: sp.csr_matrix, open_nodes: list[Indices], comm: MPI.Comm, load: Array) -> None:
+        self.matrix = matrix
         self.solver = PressureSolver(matrix, open_nodes, comm, load)
         self.responses = self.solver.unit_responses()
         """(p, open ports) pressures that are 1 on one of them and 0 on the others"""
@@ -82,7 +83,7 @@ class _System:
         )
 
 
-DIRECT_SUBSCALE = 0.75
+DIRECT_SUBSCALE = 0.6
 """See the module: c of a wall that moves."""
 
 MOST_SYSTEMS = 6
@@ -169,19 +170,17 @@ class Projection:
         if subscale is not None:
             known -= subscale
         system, speed = self._rigid, np.empty(0)
-        beta = source = np.empty(0)
         if wall is not None:
-            beta, source = wall.admittance(bdf), wall.source(bdf)
-            room = np.zeros(len(known))
-            room[wall.nodes] = beta * wall.areas
-            known[wall.nodes] -= room[wall.nodes] * source
-            system = self._with_wall(room / alpha)
+            beta = wall.admittance(bdf)
+            still = wall.memory(bdf) - wall.areas * wall.wall.reference_pressure
+            known -= wall.coupling @ (beta * still)
+            system = self._with_wall(wall.coupling, beta / alpha)
         guess = np.array([pressure[nodes[0]] for nodes in self._nodes])
         solved = system.solver.solve(known / alpha, guess, pressure)
         flow = np.empty(0)
         bed_state = beds.now
         if len(guess):
-            residual = known - alpha * (stiffness @ solved)
+            residual = known - alpha * (system.matrix @ solved)
             flow = np.array([residual[nodes].sum() for nodes in self._nodes])
             # P = impedance Q + stored of every circuit, and Q = flow + response dP of the 3D flow.
             relations: list[Affine] = beds.affine(bdf.rates, time)
@@ -194,16 +193,16 @@ class Projection:
             solved = solved + system.responses @ change
             bed_state = beds.advanced(relations, flow)
         if wall is not None:
-            speed = beta * (solved[wall.nodes] + source)
+            speed = wall.speed_under(solved, bdf)
         return Projected(solved, bed_state, flow, speed)
 
-    def _with_wall(self, diagonal: Array) -> _System:
-        """The system with so much (p,) on the diagonal."""
-        key = float(f"{diagonal.sum():.9e}")
+    def _with_wall(self, coupling: sp.csr_matrix, weights: Array) -> _System:
+        """The system with a wall's nodes (k,) of these weights."""
+        key = float(f"{weights.sum():.9e}")
         system = self._systems.get(key)
         if system is None:
-            matrix = (self._matrices.pressure_stiffness + sp.diags(diagonal)).tocsr()
-            system = _System(matrix, self._nodes, self._comm, self._matrices.pressure_load)
+            matrix = self._matrices.pressure_stiffness + coupling @ sp.diags(weights) @ coupling.T
+            system = _System(matrix.tocsr(), self._nodes, self._comm, self._matrices.pressure_load)
             self._systems[key] = system
             if len(self._systems) > MOST_SYSTEMS:
                 self._systems.popitem(last=False)

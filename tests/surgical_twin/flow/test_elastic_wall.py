@@ -53,7 +53,7 @@ def womersley_wave(length=LENGTH):
 
 
 def test_a_pulse_travels_as_womersley_says(tube):
-    domain = tube(RADIUS, LENGTH, rings=4, layers=32)
+    domain = tube(RADIUS, LENGTH, rings=6, layers=32)
     solver = a_flow(domain, 100)
     pressure, flow = amplitudes(solver, 100)
     exact_pressure, exact_flow = womersley_wave()
@@ -71,15 +71,17 @@ def test_short_steps_do_not_make_the_wall_ring(tube):
     assert np.abs(np.array(short) / np.array(long) - 1).max() < 0.03
 
 
-def test_a_stiff_wall_is_a_rigid_one(tube):
+def test_a_steady_flow_through_a_stiff_wall_is_that_through_a_rigid_one(tube):
     domain = tube(RADIUS, 0.5 * LENGTH, rings=3, layers=8)
-    stiff = ElasticWall(4e11, 3e-4, RADIUS)
-    ends = [a_flow(domain, 50, wall=wall) for wall in (stiff, None)]
-    for solver in ends:
-        for _ in range(20):
+    wave = PeriodicWaveform.constant(FLOW, 1.0)
+    ends = []
+    for wall in (ElasticWall(4e11, 3e-4, RADIUS), None):
+        solver = NavierStokes(domain, inflow=wave, outlets={"outlet_1": Resistance(BED)}, time_step=0.1, wall=wall)
+        for _ in range(60):
             solver.step()
-    scale = np.abs(ends[1].velocity).max()
-    np.testing.assert_allclose(ends[0].velocity, ends[1].velocity, atol=1e-3 * scale)
+        ends.append(solver)
+    np.testing.assert_allclose(ends[0].velocity, ends[1].velocity, atol=1e-3 * np.abs(ends[1].velocity).max())
+    np.testing.assert_allclose(ends[0].port_pressure, ends[1].port_pressure, rtol=1e-3)
 
 
 def test_under_a_steady_pressure_it_stands_where_hooke_says(tube):
