@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 
 from flow_cylinder import dfg_2d1, dfg_2d2, dfg_2d3, dfg_3d1z
+from flow_elastic import artery, wave
 from flow_figures import Figures
 from flow_nozzle import fda
 from flow_orders import orders
@@ -23,6 +24,8 @@ CASES: dict[str, Callable[[bool], Figures]] = {
     "womersley": womersley,
     "windkessel": windkessel,
     "energy": energy,
+    "elastic_wave": wave,
+    "elastic_artery": artery,
     "svfsi": svfsi,
     "dfg_2d1": dfg_2d1,
     "dfg_2d2": dfg_2d2,
