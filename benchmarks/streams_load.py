@@ -157,18 +157,14 @@ class PullSubscriber(Subscriber):
         self._socket.setsockopt(zmq.RCVHWM, WAITING)
         self._socket.bind(endpoint)
         self._named = False
-        self._clock = self._stamp
         self.arrivals: list[int] = []
         """when the frames would have arrived, in their order; as they do where it is empty"""
         self.taken = 0
 
     def _receive(self, most: int) -> Any:
-        found = super()._receive(most)
-        self.taken += len(found[0])
-        return found
-
-    def _stamp(self) -> int:
-        return self.arrivals[self.taken - 1] if self.arrivals else now_ns()
+        stamps, taken, senders, exhausted = super()._receive(most)
+        begin, self.taken = self.taken, self.taken + len(taken)
+        return self.arrivals[begin : self.taken] if self.arrivals else stamps, taken, senders, exhausted
 
     def close(self) -> None:
         """Close at once."""

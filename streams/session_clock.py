@@ -6,9 +6,10 @@ counts with the monotonic clock, whose pace NTP keeps right and which nobody set
 
 import time
 
-_EPOCH_NS = time.time_ns() - time.monotonic_ns()
+EPOCH_NS = time.time_ns() - time.monotonic_ns()
+"""What the monotonic clock lacks."""
 
 
 def now_ns() -> int:
     """The present, ns since the Unix epoch; never less than before."""
-    return time.monotonic_ns() + _EPOCH_NS
+    return time.monotonic_ns() + EPOCH_NS

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from streams import compiled, sockets
 from streams.importing import write_recording
 from streams.recording import read_recording
 from surgical_twin.replay import replay
@@ -23,6 +24,16 @@ def real():
         return path
 
     return find
+
+
+@pytest.fixture(params=["compiled", "in python"])
+def way(request, monkeypatch):
+    """How frames are taken from a socket."""
+    if request.param == "in python":
+        monkeypatch.setattr(sockets, "compiled_receive", lambda: None)
+    elif compiled.compiled_receive() is None:
+        pytest.skip("there is no C compiler, or there are no headers of Python")
+    return request.param
 
 
 @pytest.fixture

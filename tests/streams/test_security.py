@@ -71,6 +71,7 @@ def until(condition, seconds=5.0):
     return False
 
 
+@pytest.mark.usefixtures("way")
 def test_a_client_on_the_list_is_let_in_and_named(server, keys):
     where, subscriber, _ = server
     publisher = Publisher(where, security=client_security(keys, "tracker"))
@@ -188,6 +189,7 @@ def test_what_only_the_twin_says_is_refused_from_a_device_with_and_without_keys(
         assert event.message.kind == "forbidden"
 
 
+@pytest.mark.usefixtures("way")
 def test_an_oversized_message_ends_its_connection_and_nothing_else(keys):
     where = endpoint()
     subscriber = Subscriber(where)
