@@ -21,6 +21,9 @@ from registration.verdict import Verdict
 MOST_LOST = 0.1
 """Part of a recording's poses that may be lost without a word."""
 
+POSE_COLUMNS = ("t", "x", "y", "z", "qx", "qy", "qz", "qw")
+"""Of a table of poses, and the first four of one of positions."""
+
 _FIELD = re.compile(r"^Seq_Frame(\d+)_(\w+)\s*:?=\s*(.*?)\s*$", re.MULTILINE)
 
 
@@ -172,20 +175,20 @@ def poses_from_rows(
 def read_pose_table(path: Path, *, unit_mm: float = 1.0, scalar_first: bool = False) -> PoseStream:
     """Read a table of time [s], x, y, z, and a quaternion (x y z w), commas or blanks between.
 
-    A first line of words is skipped.
+    A first line of words is skipped, unless it names the columns in another order or other units.
 
     Args:
         path: the file.
-        unit_mm: length of the file's unit in mm; 1000 for meters.
+        unit_mm: length of the file's unit in mm, where its heading does not say it; 1000 for meters.
         scalar_first: the quaternion is w x y z.
 
     Raises:
         InputError: the file cannot be read, or a row has other than eight numbers.
     """
-    table = read_rows(path, (8,), "time, x, y, z and a quaternion, eight numbers")
-    return poses_from_rows(
-        table[:, 0], table[:, 1:4] * unit_mm, table[:, 4:], name=Path(path).name, scalar_first=scalar_first
-    )
+    meaning = "time, x, y, z and a quaternion, eight numbers"
+    columns = POSE_COLUMNS if not scalar_first else ("t", "x", "y", "z", "qw", "qx", "qy", "qz")
+    table = read_rows(path, (8,), meaning, columns, unit_mm=unit_mm)
+    return poses_from_rows(table[:, 0], table[:, 1:4], table[:, 4:], name=Path(path).name, scalar_first=scalar_first)
 
 
 def read_position_table(path: Path) -> tuple[Array, Array]:
@@ -194,5 +197,5 @@ def read_position_table(path: Path) -> tuple[Array, Array]:
     Raises:
         InputError: the file cannot be read, or a row has other than four numbers.
     """
-    table = read_rows(path, (4,), "time_s, x, y, z in mm, four numbers")
+    table = read_rows(path, (4,), "time_s, x, y, z in mm, four numbers", POSE_COLUMNS)
     return table[:, 0], table[:, 1:]

@@ -1,6 +1,7 @@
 """What the registration commands read of a case and of files: surfaces, tissue, the branch tree, an earlier result."""
 
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from meshes.files import read_centerline, read_lumen_mesh
 from registration.image.files import read_linear_transform
 from registration.lumen.branch_tree import BranchTree
+from registration.point_files import FARTHEST_MM, LPS_FROM_RAS
 from registration.rigid import check_rigid, invert
 from registration.surface.target import SurfaceTarget
 from surgical_twin.axis import between_ports
@@ -25,6 +27,8 @@ TRANSFORM_FILES = (".tfm", ".h5", ".mat")
 
 def read_surface(path: Path) -> SurfaceTarget:
     """The triangles of a surface file (VTP, STL, PLY, OBJ), in mm; a cloud without triangles is taken as points.
+
+    As in 3D Slicer, a file that says SPACE=RAS is turned, and any other one is in LPS.
 
     Raises:
         InputError: it cannot be read, or is no surface.
@@ -64,7 +68,22 @@ def _read_mesh(path: Path, what: str, formats: str) -> Any:
         raise InputError(f"{path} cannot be read as {what} ({error}); give {formats}.") from error
     if not isinstance(read, pyvista.DataSet) or not read.n_points:
         raise InputError(f"{path} holds no points; give {what} ({formats}).")
+    points = np.asarray(read.points, dtype=np.float64)
+    if not (np.abs(points) <= FARTHEST_MM).all():
+        raise InputError(f"{path} has points that are not finite, or not of a patient in mm; give {what} in mm.")
+    if isinstance(read, pyvista.PolyData | pyvista.UnstructuredGrid | pyvista.PointSet):
+        read.points = points * (LPS_FROM_RAS if _says_ras(Path(path), read) else 1.0)
     return read
+
+
+def _says_ras(path: Path, read: Any) -> bool:
+    """Whether a mesh says, as 3D Slicer's do, that it is in RAS: in a comment of its head, or a field of its data."""
+    if "SPACE" in read.field_data:
+        return "RAS" in np.asarray(read.field_data["SPACE"]).ravel().tolist()
+    if path.suffix.lower() not in (".stl", ".vtk", ".ply", ".obj"):
+        return False
+    with path.open("rb") as file:
+        return re.search(rb"\bSPACE=RAS\b", file.read(1024)) is not None
 
 
 def read_branch_tree(case: Case) -> BranchTree:

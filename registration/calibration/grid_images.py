@@ -89,7 +89,7 @@ def read_views(path: Path) -> tuple[list[Array], list[Array], list[int]]:
     Raises:
         InputError: the table cannot be read.
     """
-    table = read_rows(path, (6,), "view, x, y, z in mm and the pixel u, v, six numbers")
+    table = read_rows(path, (6,), "view, x, y, z in mm and the pixel u, v, six numbers", ("view", *"xyzuv"))
     views = np.unique(table[:, 0])
     parts = [table[table[:, 0] == view] for view in views]
     return [part[:, 1:4] for part in parts], [part[:, 4:] for part in parts], [int(view) for view in views]

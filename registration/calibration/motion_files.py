@@ -17,7 +17,7 @@ from registration.calibration.time_offset import (
 )
 from registration.errors import InputError
 from registration.image.files import read_image
-from registration.pose_files import PoseStream, poses_from_rows, read_pose_table, read_sequence
+from registration.pose_files import POSE_COLUMNS, PoseStream, poses_from_rows, read_pose_table, read_sequence
 from registration.rigid import Array
 from registration.tables import read_rows
 
@@ -60,7 +60,8 @@ def read_motion(path: Path, tool: str | None = None, reference: str | None = Non
         if np.isnan(rows).mean() > 0.5:
             raise InputError(f"{path} shows a line in fewer than half of its images; image a flat floor or a wire.")
         return Motion(header.time_s, rows, None, "row of the brightest line [px]")
-    table = read_rows(path, (2, 4, 8), "time_s and a value, time_s,x,y,z, or time_s,x,y,z,qx,qy,qz,qw")
+    meaning = "time_s and a value, time_s,x,y,z, or time_s,x,y,z,qx,qy,qz,qw"
+    table = read_rows(path, (2, 4, 8), meaning, POSE_COLUMNS)
     if table.shape[1] == 2:
         return Motion(table[:, 0], table[:, 1], None, "signal")
     if table.shape[1] == 8:

@@ -36,7 +36,7 @@ def read_dots(path: Path, wires: int, images: int) -> tuple[Array, np.ndarray]:
     Raises:
         InputError: the table cannot be read, or names an image or a wire that is not there.
     """
-    table = read_rows(path, (4,), "image, wire and the pixel u, v, four numbers")
+    table = read_rows(path, (4,), "image, wire and the pixel u, v, four numbers", ("image", "wire", "u", "v"))
     image, wire = table[:, 0].astype(int) - 1, table[:, 1].astype(int) - 1
     for what, index, count in (("image", image, images), ("wire", wire, wires)):
         wrong = np.flatnonzero((index < 0) | (index >= count))
