@@ -1,4 +1,5 @@
-"""The two loops that every frame passes, compiled (`short_way.c`): from socket to bytes, and from frame to event.
+"""The two loops that every frame passes, compiled (`short_way.c`): from socket to bytes, and from frame to event,
+with the plainest messages (`plain_messages.c`).
 
 They are compiled where they run, against the headers of the Python that runs, and kept in a cache. Where that cannot
 be (no C compiler, no headers, another ZeroMQ than pyzmq's own) the same loops in Python do it: `Subscriber` and
@@ -27,7 +28,8 @@ from streams.session_clock import EPOCH_NS
 
 log = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("short_way.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("short_way.c", "plain_messages.c"))
+HEADER = Path(__file__).with_name("plain_messages.h")
 FLAGS = ("-O2", "-std=gnu11", "-shared", "-fPIC")
 LONGEST_S = 60.0
 """A compiler that takes longer hangs."""
@@ -94,9 +96,11 @@ def _library(folder: Path) -> Path:
         subprocess.SubprocessError: it fails.
     """
     compiler = shlex.split(os.environ.get("CC") or "cc")
-    words = [*compiler, *FLAGS, f"-I{sysconfig.get_path('include')}", str(SOURCE)]
-    described = "\0".join([SOURCE.read_text(), *words, sys.version, sysconfig.get_platform()])
-    name = f"{SOURCE.stem}_{hashlib.sha256(described.encode()).hexdigest()[:16]}"
+    words = [*compiler, *FLAGS, f"-I{sysconfig.get_path('include')}", *map(str, SOURCES)]
+    described = "\0".join(
+        [*(path.read_text() for path in (*SOURCES, HEADER)), *words, sys.version, sysconfig.get_platform()]
+    )
+    name = f"{SOURCES[0].stem}_{hashlib.sha256(described.encode()).hexdigest()[:16]}"
     path = folder / f"{name}.so"
     if not path.is_file():
         # Under a name of its own and renamed: several processes may compile at a time.

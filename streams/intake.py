@@ -24,6 +24,7 @@ from streams.messages import (
     ENDED,
     LARGEST_NORM,
     LEAST_NORM,
+    LONGEST_PERIOD_NS,
     MAX_STREAMS,
     NO_TURN,
     OWN_TYPES,
@@ -91,6 +92,8 @@ class _Source:
     """of its last message"""
     sender: str | None
     tool: str | None
+    like: Message
+    """a message of it, whose names are those of nearly all that follow"""
     clock: StreamClock
     beat: Callable[[int], None]
     """takes the time of arrival"""
@@ -117,6 +120,7 @@ def _compiled_take() -> Callable[..., None] | None:
             SHORT,
             LEAST_NORM,
             LARGEST_NORM,
+            LONGEST_PERIOD_NS,
         )
     except TypeError as error:
         log.info("frames are taken without compiled code, which is slower: %s", error)
@@ -283,7 +287,7 @@ class Intake:
         """What there is to know of the stream of an accepted message."""
         kind, stream = type(message), message.stream
         beat = self.liveness.pulse(stream).times_ns.append if isinstance(message, CONTINUOUS) else _ignore
-        source = self._sources[stream] = _Source(stream, kind, sender, tool, clock, beat)
+        source = self._sources[stream] = _Source(stream, kind, sender, tool, message, clock, beat)
         if kind in (ToolPose, PressureSamples):
             self._quick[stream.encode("ascii")] = source
         else:

@@ -50,13 +50,16 @@ QUATERNION_TOLERANCE = 1e-3
 LEAST_NORM, LARGEST_NORM = 1.0 - 0.999 * QUATERNION_TOLERANCE, 1.0 + 0.999 * QUATERNION_TOLERANCE
 """Between these it is within the tolerance for sure, however it is rounded."""
 
+LONGEST_PERIOD_NS = 10_000_000_000
+"""Between two samples of a message at most."""
+
 NO_TURN = (0.0, 0.0, 0.0, 0.0)
 
 # What a type can say is judged while a message is decoded, which costs next to nothing; what is said with several
 # fields together (a rotation's norm, an image's size) is judged after it, by `fault`.
 Length = Annotated[float, msgspec.Meta(ge=0.0, le=sys.float_info.max)]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
-Period = Annotated[int, msgspec.Meta(ge=1, le=10_000_000_000)]
+Period = Annotated[int, msgspec.Meta(ge=1, le=LONGEST_PERIOD_NS)]
 Samples = Annotated[tuple[Finite, ...], msgspec.Meta(min_length=1, max_length=MAX_SAMPLES)]
 Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_IMAGE_SIDE)]
 

@@ -2,12 +2,11 @@
  * event where there is nothing to notice. `streams.compiled` builds this and hands in what it needs; `Subscriber` and
  * `Intake` hold the same loops in Python, which do it where this cannot be built, and which say why each step is. */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "plain_messages.h"
+
 #include <errno.h>
 #include <math.h>
 #include <string.h>
-#include <structmember.h>
 #include <time.h>
 
 /* Receiving: ZeroMQ's own functions, of the library that pyzmq has loaded, by their addresses. ------------------- */
@@ -121,38 +120,22 @@ static double least_norm, largest_norm;
 
 #define SLOTS(X)                                                                                                       \
     X(frame, data) X(frame, receive_time_ns) X(frame, sender)                                                          \
-    X(source, stream) X(source, kind) X(source, sender) X(source, tool) X(source, clock) X(source, beat)               \
-    X(source, waiting) X(clock, least_ns) X(clock, most_ns) X(clock, until_ns)                                         \
+    X(source, stream) X(source, kind) X(source, sender) X(source, tool) X(source, like) X(source, clock)               \
+    X(source, beat) X(source, waiting) X(clock, least_ns) X(clock, most_ns) X(clock, until_ns)                                         \
     X(pressure, stream) X(pressure, source_time_ns) X(pressure, sample_period_ns) X(pressure, values_mmhg)             \
     X(pose, stream) X(pose, source_time_ns) X(pose, tool) X(pose, quaternion)
 
 #define DECLARE(type, name) static Py_ssize_t type##_##name;
 SLOTS(DECLARE)
 
-#define SLOT(object, offset) (*(PyObject **)((char *)(object) + (offset)))
-
-/* Where objects of a type hold an attribute, in bytes; -1 with an exception where they hold it otherwise. */
-static Py_ssize_t offset_of(PyTypeObject *type, const char *name)
-{
-    Py_ssize_t offset = -1;
-    PyObject *found = PyObject_GetAttrString((PyObject *)type, name);
-    if (found && Py_IS_TYPE(found, &PyMemberDescr_Type)) {
-        PyMemberDef *member = ((PyMemberDescrObject *)found)->d_member;
-        if (member->type == T_OBJECT || member->type == T_OBJECT_EX)
-            offset = member->offset;
-    }
-    Py_XDECREF(found);
-    if (offset < 0 && !PyErr_Occurred())
-        PyErr_Format(PyExc_TypeError, "%s of %s is no slot", name, type->tp_name);
-    return offset;
-}
-
 static PyObject *prepare(PyObject *self, PyObject *arguments)
 {
     (void)self;
-    if (!PyArg_ParseTuple(arguments, "O!O!O!O!O!O!OOndd", &PyType_Type, &frame_type, &PyType_Type, &event_type,
+    long long longest_period;
+    if (!PyArg_ParseTuple(arguments, "O!O!O!O!O!O!OOnddL", &PyType_Type, &frame_type, &PyType_Type, &event_type,
                           &PyType_Type, &source_type, &PyType_Type, &clock_type, &PyType_Type, &pressure_type,
-                          &PyType_Type, &pose_type, &decode, &unreadable, &longest, &least_norm, &largest_norm))
+                          &PyType_Type, &pose_type, &decode, &unreadable, &longest, &least_norm, &largest_norm,
+                          &longest_period))
         return NULL;
     Py_INCREF(frame_type), Py_INCREF(event_type), Py_INCREF(source_type), Py_INCREF(clock_type);
     Py_INCREF(pressure_type), Py_INCREF(pose_type), Py_INCREF(decode), Py_INCREF(unreadable);
@@ -160,6 +143,8 @@ static PyObject *prepare(PyObject *self, PyObject *arguments)
     if ((type##_##name = offset_of(type##_type, #name)) < 0)                                                           \
         return NULL;
     SLOTS(FIND)
+    if (plain_types(pressure_type, pose_type, longest_period) < 0)
+        return NULL;
     Py_RETURN_NONE;
 }
 
@@ -269,6 +254,21 @@ static int append(PyObject *frame, PyObject *message, PyObject *source, long lon
     return done;
 }
 
+/* The message in bytes, by the stream that it is of; NULL with an exception where it is none. */
+static PyObject *message_of(PyObject *source, const char *at, const char *end)
+{
+    PyObject *like = SLOT(source, source_like);
+    PyObject *message = like ? plain_message(Py_TYPE(like), like, at, end) : NULL;
+    if (message || PyErr_Occurred())
+        return message;
+    PyObject *payload = PyBytes_FromStringAndSize(at, end - at);
+    if (payload) {
+        message = PyObject_CallOneArg(decode, payload);
+        Py_DECREF(payload);
+    }
+    return message;
+}
+
 /* One frame by the short way: 1 where it was taken, 0 where it is to go the long way, -1 with an exception. */
 static int take_one(PyObject *frame, PyObject *quick, PyObject *turns, PyObject *timed)
 {
@@ -292,12 +292,8 @@ static int take_one(PyObject *frame, PyObject *quick, PyObject *turns, PyObject 
         !SLOT(source, source_beat) || !SLOT(source, source_clock) ||
         !Py_IS_TYPE(SLOT(source, source_clock), clock_type))
         return 0;
-    PyObject *payload = PyBytes_FromStringAndSize(zero + 1, end - zero - 1);
-    if (!payload)
-        return -1;
     Py_INCREF(source);
-    PyObject *message = PyObject_CallOneArg(decode, payload);
-    Py_DECREF(payload);
+    PyObject *message = message_of(source, zero + 1, end);
     int done = 0;
     long long time_ns;
     if (!message) {
