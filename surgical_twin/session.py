@@ -60,7 +60,7 @@ from surgical_twin.observing import (
 from surgical_twin.patient_registration import Registered
 from surgical_twin.session_model import SessionModel
 from surgical_twin.session_state import SessionState, jumped, registered_tip, replace
-from surgical_twin.twin_state import build_twin_state, flow_said
+from surgical_twin.twin_state import build_twin_state, prepare
 
 LONGEST_STEP_NS = 5_000_000_000
 """A longer silence is not integrated through: the heart's phase would be lost anyway."""
@@ -123,9 +123,8 @@ class Session:
         return self._take(state, message), ()
 
     def prepare(self, state: SessionState) -> None:
-        """Work out what the next tick will say of the flow, while there is nothing else to do; changes nothing."""
-        if state.ensemble is not None and state.beat is not None:
-            flow_said(self.model, state.ensemble)
+        """Work out what the next tick says wherever the tip is, while there is nothing else to do; changes nothing."""
+        prepare(self.model, state)
 
     def _take(self, state: SessionState, message: Message) -> SessionState:
         match message:

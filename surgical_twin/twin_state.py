@@ -150,6 +150,19 @@ def _flow_said(model: SessionModel, ensemble: FilterState) -> FlowSaid:
     return FlowSaid(fields, float(model.reduced.in_range(ports).mean()))
 
 
+def prepare(model: SessionModel, state: SessionState) -> None:
+    """Work out all that the next tick will say and that no pose changes; it is kept, and changes nothing."""
+    if state.ensemble is None or state.beat is None:
+        return
+    flow_said(model, state.ensemble)
+    _sensor_errors(model, state.ensemble)
+    model.once("consistency", state.watching, _consistency)
+    pose = state.poses.get(state.tool or "")
+    fix = None if pose is None else tip_fix(state, state.tool, pose.source_time_ns)
+    if fix is not None:
+        _registration_offset(model, state.ensemble, fix)
+
+
 def _tip_pressure(model: SessionModel, ensemble: FilterState, shown: ShownTip, tracker_variance: float) -> TipPressure:
     """Pressure at the tip, and what its uncertainty is made of."""
     ports = ensemble.ports
@@ -173,7 +186,7 @@ def _sensors(model: SessionModel, ensemble: FilterState, state: SessionState) ->
     """What is known of each pressure sensor."""
     said = {}
     conditions = sensor_conditions(state)
-    errors: tuple[Estimate, ...] = model.once("errors", ensemble, lambda one: estimates(one.errors))
+    errors = _sensor_errors(model, ensemble)
     for slot in ensemble.sensors:
         known = errors[slot.begin : slot.begin + SENSOR_COLUMNS]
         watch = state.watching.sensors.get(slot.name)
@@ -185,6 +198,12 @@ def _sensors(model: SessionModel, ensemble: FilterState, state: SessionState) ->
             natural_frequency_hz=None if slot.port is None else _exponential(known[FREQUENCY]),
             damping=None if slot.port is None else _exponential(known[DAMPING]),
         )
+    return said
+
+
+def _sensor_errors(model: SessionModel, ensemble: FilterState) -> tuple[Estimate, ...]:
+    """What is known of all errors that the ensemble has, in its own scale."""
+    said: tuple[Estimate, ...] = model.once("errors", ensemble, lambda one: estimates(one.errors))
     return said
 
 

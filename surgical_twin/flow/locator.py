@@ -1,8 +1,7 @@
 """Finds the tetrahedron that holds a point, or the nearest point of the mesh when none does.
 
-Exact, not heuristic: a first guess among the cells with the nearest centroids settles nearly every inside
-point; what it leaves open is decided by searching every cell (or boundary triangle) whose centroid is near
-enough to matter, with the mesh's largest cell as the bound.
+Exact, not heuristic: a raster of the mesh knows every cell that may hold a point; where none does, every boundary
+triangle whose centroid is near enough to matter is searched, with the largest triangle as the bound.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from surgical_twin.errors import InputError
+from surgical_twin.flow.cell_raster import CellRaster, holding_cells
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 _INSIDE_TOLERANCE = 1e-9
-_FIRST_CANDIDATES = 12
 # The faces of a tetrahedron, each followed by the vertex opposite to it.
 _FACES = np.array([[1, 2, 3, 0], [0, 3, 2, 1], [0, 1, 3, 2], [0, 2, 1, 3]])
 
@@ -63,9 +62,8 @@ class MeshLocator:
         self.weight_gradients = np.ascontiguousarray(np.linalg.inv(edges).transpose(0, 2, 1))
         self.volumes = np.abs(volumes) / 6.0
         self._origins = np.ascontiguousarray(corners[:, 0])
-        centroids = corners.mean(axis=1)
-        self._tree = cKDTree(centroids)
-        self._reach = float(np.linalg.norm(corners - centroids[:, None], axis=2).max())
+        raster = CellRaster.of(corners, margin=4.0 * _INSIDE_TOLERANCE)
+        self._raster = (raster.low, raster.spacing, raster.shape, raster.begins, raster.cells)
         self._find_boundary()
 
     def _find_boundary(self) -> None:
@@ -92,30 +90,14 @@ class MeshLocator:
         points = np.asarray(points, dtype=float).reshape(-1, 3)
         if not np.isfinite(points).all():
             raise InputError("A point that is not finite cannot be located in the mesh.")
-        n = len(points)
-        nearby = min(_FIRST_CANDIDATES, len(self.tetrahedra))
-        candidates = self._tree.query(points, k=nearby)[1].reshape(n, nearby)
-        cells, weights, found = _best_cells(points, candidates, self._origins, self.weight_gradients)
-        distance = np.zeros(n)
-        if not found.all():
-            for i in np.flatnonzero(~found):
-                cells[i], weights[i], distance[i] = self._search(points[i])
-                weights[i] = np.maximum(weights[i], 0.0)
-                weights[i] /= weights[i].sum()
+        cells, weights = holding_cells(points, *self._raster, self._origins, self.weight_gradients, _INSIDE_TOLERANCE)
+        distance = np.zeros(len(points))
+        for i in np.flatnonzero(cells < 0):
+            cells[i], weights[i], distance[i] = self._nearest(points[i])
         return Location(cells, self.tetrahedra[cells], weights, distance)
 
-    def _weights(self, points: Array, cells: Indices) -> Array:
-        inner = (self.weight_gradients[cells] @ (points - self._origins[cells])[..., None])[..., 0]
-        return np.concatenate([1.0 - inner.sum(axis=-1, keepdims=True), inner], axis=-1)
-
-    def _search(self, point: Array) -> tuple[int, Array, float]:
-        """Every cell that could hold the point, then the boundary; returns cell, weights, distance."""
-        cells = np.array(self._tree.query_ball_point(point, self._reach * (1.0 + 1e-9)), dtype=np.int64)
-        if len(cells):
-            weights = self._weights(point[None], cells)
-            best = int(weights.min(axis=1).argmax())
-            if weights[best].min() >= -_INSIDE_TOLERANCE:
-                return int(cells[best]), weights[best], 0.0
+    def _nearest(self, point: Array) -> tuple[int, Array, float]:
+        """At the nearest point of the boundary: the cell, its weights (4,), the distance."""
         # The nearest boundary vertex bounds the distance, so only triangles this near can be nearer.
         bound = float(self._boundary_vertex_tree.query(point)[0])
         near = self._boundary_tree.query_ball_point(point, (bound + self._boundary_reach) * (1.0 + 1e-9))
@@ -127,41 +109,6 @@ class MeshLocator:
         weights = np.zeros(4)
         weights[self._boundary_corner[triangles[best]]] = in_triangle[best]
         return int(self._boundary_cell[triangles[best]]), weights, float(gaps[best])
-
-
-@njit(cache=True)
-def _best_cells(  # pragma: no cover - compiled
-    points: Array, candidates: Indices, origins: Array, gradients: Array
-) -> tuple[Indices, Array, NDArray[np.bool_]]:
-    """Of each point's candidate cells (n, c) the one with the largest least weight, its weights (n, 4), and whether
-    it holds the point; then its weights are not negative and sum to one."""
-    count = len(points)
-    cells, weights = np.zeros(count, dtype=np.int64), np.zeros((count, 4))
-    found = np.zeros(count, dtype=np.bool_)
-    for i in range(count):
-        best = -np.inf
-        for cell in candidates[i]:
-            x = points[i, 0] - origins[cell, 0]
-            y = points[i, 1] - origins[cell, 1]
-            z = points[i, 2] - origins[cell, 2]
-            row = gradients[cell]
-            second = row[0, 0] * x + row[0, 1] * y + row[0, 2] * z
-            third = row[1, 0] * x + row[1, 1] * y + row[1, 2] * z
-            fourth = row[2, 0] * x + row[2, 1] * y + row[2, 2] * z
-            first = 1.0 - (second + third + fourth)
-            least = min(min(first, second), min(third, fourth))
-            if least > best:
-                best, cells[i] = least, cell
-                weights[i, 0], weights[i, 1], weights[i, 2], weights[i, 3] = first, second, third, fourth
-        found[i] = best >= -_INSIDE_TOLERANCE
-        if found[i]:
-            total = 0.0
-            for corner in range(4):
-                weights[i, corner] = max(weights[i, corner], 0.0)
-                total += weights[i, corner]
-            for corner in range(4):
-                weights[i, corner] /= total
-    return cells, weights, found
 
 
 @njit(cache=True)

@@ -98,6 +98,20 @@ def test_moving_mesh_and_points_together_changes_nothing(seed, shift):
     np.testing.assert_allclose(there.distance, here.distance, atol=1e-8)
 
 
+def test_cells_of_very_different_size_and_flat_boxes_are_all_found():
+    """A raster that suits the small ones has the large ones in many boxes, or leaves them out."""
+    points, cells = a_mesh(4)
+    small = points * 1e-3 + 3.0
+    thin = points * [1.0, 1.0, 1e-2] + [0.0, 0.0, 50.0]
+    everything = np.concatenate([points, small, thin])
+    all_cells = np.concatenate([cells, cells + len(points), cells + 2 * len(points)])
+    locator = MeshLocator(everything, all_cells)
+    inside = everything[all_cells].mean(axis=1)
+    found = locator.locate(inside)
+    np.testing.assert_array_equal(found.cells, np.arange(len(all_cells)))
+    np.testing.assert_array_equal(found.distance, 0.0)
+
+
 def test_a_mesh_that_cannot_be_searched_is_refused():
     points, cells = a_mesh(1)
     with pytest.raises(InputError, match="at least one"):
