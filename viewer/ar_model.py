@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from viewer import colors
 from viewer.actors import ellipsoid_axes, pressure_modes, typical_radius
 from viewer.alerts import AlertBoard, doubts
-from viewer.decimation import within_budget
+from viewer.decimation import LEAST, coarser, within_budget
 from viewer.errors import InputError
 from viewer.gltf import GLTF_FROM_LPS, Structure, geometry
 from viewer.guidance import Guidance, Guide
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 HEAD = struct.Struct("<IIdIII19f")
 MAGIC = 0x31575453
 _NAN = float("nan")
+
+COARSER = (0.24, 0.08)
+"""Shares of the triangles that a page may draw instead of all, where it would be too slow."""
 
 
 class ArModel:
@@ -89,16 +92,18 @@ class ArModel:
         parts, heads = [], []
         for one in structures:
             points, normals, triangles = geometry(one, self._center)
+            levels = [coarser(points, triangles, max(LEAST, round(share * len(triangles)))) for share in COARSER]
             heads.append(
                 {
                     "name": one.name,
                     "vertices": len(points),
-                    "triangles": len(triangles),
+                    "triangles": [len(level) for level in (triangles, *levels)],
                     "opacity": one.opacity,
                     "color": colors.unit_rgb(one.color),
                 }
             )
-            parts += [points.astype("<f4"), normals.astype("<f4"), triangles.astype("<u4")]
+            parts += [points.astype("<f4"), normals.astype("<f4")]
+            parts += [level.astype("<u4") for level in (triangles, *levels)]
         head = json.dumps(
             {
                 "structures": heads,

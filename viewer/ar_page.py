@@ -100,7 +100,7 @@ class ArServer:
         application.router.add_get("/", self._index)
         application.router.add_get("/model.bin", self._model)
         application.router.add_get("/stream", self._stream)
-        for name in ("page.js", "renderer.js", "geometry.js", "registration.js"):
+        for name in ("page.js", "detail.js", "renderer.js", "geometry.js", "registration.js"):
             application.router.add_get(f"/{name}", self._file)
         application.cleanup_ctx.append(self._pump)
         return application

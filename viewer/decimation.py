@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pyvista as pv
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import cKDTree
 
 from viewer.errors import InputError
 from viewer.gltf import Structure
@@ -45,6 +46,25 @@ def within_budget(structures: Sequence[Structure], triangles: int) -> list[Struc
     return [
         one if most >= one.mesh.n_cells else _reduced(one, int(most)) for one, most in zip(plain, allowed, strict=True)
     ]
+
+
+def coarser(points: ArrayLike, triangles: NDArray[np.integer], most: int) -> NDArray[np.int64]:
+    """(k, 3) triangles of some of the same vertices, most of them gone: for those who draw too slowly to draw all.
+
+    Since the vertices stay, so do their values and their normals. Vertices go in the order of how little they change
+    the surface (Schroeder, Zarge & Lorensen, SIGGRAPH 1992).
+
+    Args:
+        points: (n, 3) all vertices.
+        triangles: (t, 3) of them.
+        most: how many may be left; where the surface's form allows no fewer, more are.
+    """
+    if len(triangles) <= most:
+        return np.asarray(triangles, dtype=np.int64)
+    surface = pv.PolyData.from_regular_faces(np.asarray(points, dtype=np.float64), triangles)
+    smaller = surface.decimate_pro(1.0 - most / len(triangles), preserve_topology=True, feature_angle=120.0)
+    kept = cKDTree(surface.points).query(smaller.points)[1]
+    return np.asarray(kept[smaller.regular_faces], dtype=np.int64)
 
 
 def _triangulated(mesh: pv.PolyData) -> pv.PolyData:

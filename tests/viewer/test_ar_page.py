@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pyvista as pv
 from aiohttp import WSServerHandshakeError
 from aiohttp.test_utils import TestClient, TestServer
 
 from viewer.alerts import AlertBoard
 from viewer.ar_model import ArModel, quantized
 from viewer.ar_page import ArServer, Certificate, serve_ar
+from viewer.decimation import coarser
 from viewer.errors import InputError
 from viewer.guidance import Guide
 
@@ -34,23 +36,49 @@ def read_model(binary):
     at = (4 + length + 3) // 4 * 4
     parts = []
     for one in head["structures"]:
-        n, k = one["vertices"], one["triangles"]
+        n = one["vertices"]
         points = np.frombuffer(binary, "<f4", 3 * n, at).reshape(n, 3)
-        triangles = np.frombuffer(binary, "<u4", 3 * k, at + 24 * n).reshape(k, 3)
-        parts.append((points, triangles))
-        at += 24 * n + 12 * k
+        at += 24 * n
+        levels = []
+        for k in one["triangles"]:
+            levels.append(np.frombuffer(binary, "<u4", 3 * k, at).reshape(k, 3))
+            at += 12 * k
+        parts.append((points, levels))
     assert len(binary) == at + 1024
     return head, parts
 
 
 def test_the_model_is_in_metres_y_up_within_its_budget(model, lumen):
-    head, [(points, triangles)] = read_model(model.binary)
+    head, [(points, [triangles, *_])] = read_model(model.binary)
     assert len(triangles) <= 4000
     assert triangles.max() < len(points) == model.vertices
     low, high = np.array(lumen.bounds).reshape(3, 2).T
     size = np.ptp(points, axis=0)
     np.testing.assert_allclose(size, 1e-3 * (high - low)[[0, 2, 1]], rtol=0.02)
     assert head["limits"] == [60.0, 140.0]
+
+
+def test_coarser_levels_are_the_same_surface_in_fewer_of_its_own_vertices(lumen):
+    _, [(points, levels)] = read_model(ArModel(lumen, triangles=50_000).binary)
+    assert len(levels) == 3
+    fine = pv.PolyData.from_regular_faces(points.astype(float), levels[0])
+    for share, triangles in zip((0.24, 0.08), levels[1:], strict=True):
+        assert len(triangles) == pytest.approx(share * len(levels[0]), rel=0.1)
+        coarse = pv.PolyData.from_regular_faces(points.astype(float), triangles)
+        assert coarse.is_manifold == fine.is_manifold
+        _, near = coarse.find_closest_cell(fine.points, return_closest_point=True)
+        assert np.linalg.norm(near - fine.points, axis=1).max() < 2e-3  # of a vessel of 200 mm
+        # A triangle the wrong way round would be a hole to those who draw front and back apart.
+        outward = fine.compute_normals(split_vertices=False, auto_orient_normals=False).point_data["Normals"]
+        a, b, c = (points[triangles[:, k]].astype(float) for k in range(3))
+        facing = np.einsum("tx,tx->t", np.cross(b - a, c - a), outward[triangles].mean(axis=1))
+        assert (facing > 0.0).mean() > 0.999
+
+
+def test_what_is_small_already_is_not_made_coarser(lumen):
+    points = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]])
+    triangles = np.array([[0, 1, 2]])
+    np.testing.assert_array_equal(coarser(points, triangles, 10), triangles)
 
 
 def test_a_state_is_sent_as_the_page_reads_it(model, lumen, state):
@@ -232,6 +260,53 @@ def lay_over_the_patient(page, until):
     until("surgicalTwin.registration.matrix === null && surgicalTwin.registration.active")
 
 
+def detail_follows_the_machine(page, until):
+    """Machines and screens that are slow and quick, made of times a frame takes at each level; then the page itself."""
+    run = """async ([costs, least, seconds, state]) => {
+      const { Detail } = await import("./detail.js");
+      const made = Object.assign(new Detail(), state), spent = [0, 0, 0, 0, 0];
+      let now = made.last || 0;
+      for (const end = now + 1000 * seconds; now < end;) {
+        const cost = costs[made.number];
+        spent[made.number] += cost / 1000;
+        now += cost;
+        made.see(now, least);
+      }
+      return [spent, Object.assign({}, made)];
+    }"""
+
+    def spent(costs, seconds, state=None, least=30):
+        """Seconds at each level, and what is known then."""
+        return page.evaluate(run, [costs, least, seconds, state or {}])
+
+    slow, quick, of_30_hz = [350, 90, 45, 27, 17], [17, 17, 17, 17, 17], [33.4, 33.4, 33.4, 33.4, 33.4]
+    at, state = spent(slow, 3)
+    assert state["number"] == 3
+    at, state = spent(slow, 120, state)
+    assert at[3] > 110, "what is quick enough stays"
+    assert at[0] == 0, "and what was far too slow does not come back to see"
+    at, state = spent(quick, 200, state)
+    assert state["number"] == 0, "it comes back when the machine has got quick"
+    assert spent(quick, 20)[0] == [pytest.approx(20, abs=0.1), 0, 0, 0, 0]
+    assert spent(of_30_hz, 60)[0][0] > 50, "a screen that shows no more frames is no reason to draw less"
+    assert spent(slow, 60, {"held": True})[0][0] == pytest.approx(60, abs=0.5)
+    page.evaluate("surgicalTwin.detail.judge = () => {}")
+    full = page.evaluate("(surgicalTwin.detail.number = 0, surgicalTwin.detail.level.detail)")
+    assert full == 0
+    until("document.getElementById('drawn').textContent === ''")
+    whole = page.evaluate("surgicalTwin.triangles")
+    for number in (1, 2, 3, 4):
+        page.evaluate(f"surgicalTwin.detail.number = {number}")
+        words = "edges not smoothed" if number == 1 else "simplified to keep pace"
+        until(f"document.getElementById('drawn').textContent.startsWith('{words}')")
+        assert (page.evaluate("surgicalTwin.triangles") < whole) == (number > 1)
+    page.click("#detail")
+    assert page.inner_text("#detail") == "Detail: full"
+    until(f"surgicalTwin.triangles === {whole}")
+    page.keyboard.press("d")
+    assert page.inner_text("#detail") == "Detail: automatic"
+
+
 def test_the_page_in_a_browser_and_in_a_headset(page_server, browser, emulator):
     api, chromium = browser
     address, folder = page_server
@@ -260,6 +335,7 @@ def test_the_page_in_a_browser_and_in_a_headset(page_server, browser, emulator):
         page.wait_for_timeout(500)
         assert page.screenshot() != plain
         page.click("#reset")
+        detail_follows_the_machine(page, until)
         page.click("#surround")
         assert page.inner_text("#surround") == "Show anatomy"
         # What the state doubts, and a twin that has fallen silent, cannot be overlooked.

@@ -52,5 +52,5 @@ export function sphere(around = 28, up = 18) {
     const a = i * (around + 1) + j, b = a + around + 1;
     indices.push(a, a + 1, b, b, a + 1, b + 1);
   }
-  return { points: new Float32Array(points), normals: new Float32Array(points), indices: new Uint32Array(indices) };
+  return { points: new Float32Array(points), normals: new Float32Array(points), indices: [new Uint32Array(indices)] };
 }

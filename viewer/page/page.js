@@ -1,19 +1,23 @@
 // The twin in a browser: drawn here with WebGL 2, live over a websocket, in a headset over WebXR.
 // Positions are metres, y up. `window.surgicalTwin` tells what is shown, for tests and measurements.
 import { multiply, perspective, lookAt, fromAxes } from "./geometry.js";
+import { Detail } from "./detail.js";
 import { Registration } from "./registration.js";
 import { Renderer } from "./renderer.js";
 
 const query = window.location.search;
 const canvas = document.getElementById("view");
-const gl = canvas.getContext("webgl2", { antialias: true, alpha: true, xrCompatible: true, premultipliedAlpha: true });
+// Edges are smoothed by the renderer, which can leave it where it takes too long.
+const gl = canvas.getContext("webgl2", { antialias: false, alpha: true, xrCompatible: true, premultipliedAlpha: true });
 const twin = (window.surgicalTwin = {
   ready: false, readyAfterMs: null, frames: 0, messages: 0, trusted: false, sequence: null, tip: null, inXr: false,
   words: "", error: null, xrFrames: 0, views: 0, registration: null, placement: null,
+  detail: null, triangles: 0,
 });
 const silentAfterMs = 1000;
 let model, renderer, socket, heardAt = -Infinity, alerts = [], camera, placement = null, xrSession = null, xrSpace = null;
 let anatomyShown = true, state = null, retryMs = 250, registration;
+const detail = twin.detail = new Detail();
 
 const say = (id, words) => { const node = document.getElementById(id); if (node.textContent !== words) node.textContent = words; };
 
@@ -44,7 +48,8 @@ function unpackModel(buffer) {
   for (const one of head.structures) {
     one.points = new Float32Array(buffer, at, 3 * one.vertices); at += 12 * one.vertices;
     one.normals = new Float32Array(buffer, at, 3 * one.vertices); at += 12 * one.vertices;
-    one.indices = new Uint32Array(buffer, at, 3 * one.triangles); at += 12 * one.triangles;
+    // All triangles, and fewer of the same vertices.
+    one.indices = one.triangles.map((count) => { const some = new Uint32Array(buffer, at, 3 * count); at += 12 * count; return some; });
   }
   head.map = new Uint8Array(buffer, at, 1024);
   return head;
@@ -140,6 +145,15 @@ function drawNumbers(now) {
     known ? `${state.pressure[1].toFixed(1)} to ${state.pressure[2].toFixed(1)} (95 %)` : "",
     [...reasons, ...alerts.map((a) => a[1])].join(" · "), overlayWords());
   say("overlay", overlayWords());
+  say("drawn", detailWords());
+}
+
+// That less is drawn than there is must not go unsaid.
+function detailWords() {
+  const all = renderer.trianglesAt(0, anatomyShown);
+  const some = renderer.trianglesAt(detail.level.detail, anatomyShown);
+  if (some === all) return detail.level.samples ? "" : "edges not smoothed, to keep pace";
+  return `simplified to keep pace: ${some.toLocaleString("en")} of ${all.toLocaleString("en")} triangles`;
 }
 
 // What a wearer must know of where the vessel is seen: told all the time, since it looks as if it were in the patient.
@@ -177,12 +191,12 @@ function frame(now) {
   if (xrSession) return;
   requestAnimationFrame(frame);
   drawNumbers(now);
-  const ratio = Math.min(window.devicePixelRatio || 1, 2);
+  const level = detail.see(now, 31);
+  const ratio = level.scale * Math.min(window.devicePixelRatio || 1, 2);
   const width = Math.round(canvas.clientWidth * ratio), height = Math.round(canvas.clientHeight * ratio);
   if (canvas.width !== width || canvas.height !== height) { canvas.width = width; canvas.height = height; }
   if (!width || !height) return;
-  gl.bindFramebuffer(gl.FRAMEBUFFER, null);
-  gl.viewport(0, 0, width, height);
+  renderer.begin(width, height, level.samples);
   gl.clearColor(0.063, 0.078, 0.102, 1);
   gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
   const { turn, tilt, distance, target } = camera;
@@ -194,7 +208,9 @@ function frame(now) {
   const projection = perspective(0.6, width / height, distance / 50, distance * 20);
   // The model's middle goes to the middle of what the numbers leave free.
   if (canvas.clientWidth > 800) projection[8] = 0.28;
-  renderer.draw(projection, view, eye, { trusted: trusted(), anatomy: anatomyShown, tool: toolParts(), board: false, anchors: model.anchors });
+  renderer.draw(projection, view, eye, { trusted: trusted(), anatomy: anatomyShown, tool: toolParts(), board: false, anchors: model.anchors, detail: level.detail, sieve: level.sieve });
+  renderer.end(width, height);
+  twin.triangles = renderer.triangles;
   twin.frames += 1;
   if (!twin.ready) {
     gl.finish();
@@ -248,6 +264,8 @@ function xrFrame(now, xr) {
   gl.bindFramebuffer(gl.FRAMEBUFFER, layer.framebuffer);
   gl.clearColor(0, 0, 0, 0);
   gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
+  // The headset smooths edges itself. It shows 72 to 120 frames a second, and is nothing to wear below 60.
+  const level = detail.see(now, 60);
   if (!placement) {
     const m = pose.transform.matrix;
     const flat = Math.hypot(m[8], m[10]) || 1;
@@ -265,8 +283,10 @@ function xrFrame(now, xr) {
     const view = multiply(eye.transform.inverse.matrix, laid || placement);
     renderer.draw(eye.projectionMatrix, view, null, {
       trusted: trusted(), anatomy: anatomyShown, tool: toolParts(), board: true, anchors: model.anchors, next: registration.next,
+      detail: level.detail,
     });
   }
+  twin.triangles = renderer.triangles;
   twin.xrFrames += 1;
 }
 
@@ -307,10 +327,15 @@ function listen() {
     anatomyShown = !anatomyShown;
     say("surround", anatomyShown ? "Hide anatomy" : "Show anatomy");
   });
+  press("detail", () => {
+    detail.hold(!detail.held);
+    say("detail", detail.held ? "Detail: full" : "Detail: automatic");
+  });
   press("ar", () => (xrSession ? xrSession.end() : enterAr().catch((error) => { twin.error = String(error); say("ar", "AR refused"); })));
   window.addEventListener("keydown", (event) => {
     if (event.key === "r") resetView();
     if (event.key === "a") acknowledge();
+    if (event.key === "d") document.getElementById("detail").click();
     if (event.key === "v") document.getElementById("surround").click();
   });
 }

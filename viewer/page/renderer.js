@@ -15,9 +15,11 @@ void main() {
 const FRAGMENT = `#version 300 es
 precision highp float;
 in vec3 v_normal, v_eye, v_local; in float v_value;
-uniform sampler2D map; uniform vec3 color; uniform float opacity, pitch; uniform int kind;
+uniform sampler2D map; uniform vec3 color; uniform float opacity, pitch; uniform int kind; uniform bool sieve;
 out vec4 shown;
 void main() {
+  // The near half of the wall in one go with the far half: only every third of its points is there.
+  if (sieve && gl_FrontFacing && (int(gl_FragCoord.x) + int(gl_FragCoord.y)) % 3 != 0) discard;
   float facing = abs(dot(normalize(v_normal), normalize(v_eye)));
   vec3 base = color;
   if (kind == 1) base = texture(map, vec2((0.5 + 255.0 * v_value) / 256.0, 0.5)).rgb;
@@ -87,10 +89,58 @@ export class Renderer {
       gl.enableVertexAttribArray(location);
       gl.vertexAttribPointer(location, 3, gl.FLOAT, false, 0, 0);
     });
+    // All levels of detail behind one another; each is a range of the same buffer.
+    const all = new Uint32Array(indices.reduce((sum, level) => sum + level.length, 0));
+    const ranges = [];
+    let begin = 0;
+    for (const level of indices) {
+      all.set(level, begin);
+      ranges.push({ begin, count: level.length });
+      begin += level.length;
+    }
     gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer());
-    gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, indices, gl.STATIC_DRAW);
+    gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, all, gl.STATIC_DRAW);
     gl.bindVertexArray(null);
-    return { array, count: indices.length, ...rest };
+    return { array, ranges, ...rest };
+  }
+
+  // How many triangles a level of detail has.
+  trianglesAt(detail, anatomy) {
+    return this.parts.slice(0, anatomy ? undefined : 1).reduce((sum, one) => sum + one.ranges[detail].count / 3, 0);
+  }
+
+  // To the screen, its edges smoothed by so many samples, or to none.
+  begin(width, height, samples) {
+    const { gl } = this;
+    if (this.smooth && (this.smooth.width !== width || this.smooth.height !== height || this.smooth.samples !== samples)) {
+      gl.deleteFramebuffer(this.smooth.frame);
+      for (const one of this.smooth.buffers) gl.deleteRenderbuffer(one);
+      this.smooth = null;
+    }
+    if (samples && !this.smooth) {
+      const frame = gl.createFramebuffer();
+      const most = Math.min(samples, gl.getParameter(gl.MAX_SAMPLES));
+      gl.bindFramebuffer(gl.FRAMEBUFFER, frame);
+      const buffers = [[gl.RGBA8, gl.COLOR_ATTACHMENT0], [gl.DEPTH_COMPONENT24, gl.DEPTH_ATTACHMENT]].map(([format, place]) => {
+        const buffer = gl.createRenderbuffer();
+        gl.bindRenderbuffer(gl.RENDERBUFFER, buffer);
+        gl.renderbufferStorageMultisample(gl.RENDERBUFFER, most, format, width, height);
+        gl.framebufferRenderbuffer(gl.FRAMEBUFFER, place, gl.RENDERBUFFER, buffer);
+        return buffer;
+      });
+      this.smooth = { frame, buffers, width, height, samples };
+    }
+    gl.bindFramebuffer(gl.FRAMEBUFFER, this.smooth ? this.smooth.frame : null);
+    gl.viewport(0, 0, width, height);
+  }
+
+  end(width, height) {
+    const { gl } = this;
+    if (!this.smooth) return;
+    gl.bindFramebuffer(gl.READ_FRAMEBUFFER, this.smooth.frame);
+    gl.bindFramebuffer(gl.DRAW_FRAMEBUFFER, null);
+    gl.blitFramebuffer(0, 0, width, height, 0, 0, width, height, gl.COLOR_BUFFER_BIT, gl.NEAREST);
+    gl.bindFramebuffer(gl.FRAMEBUFFER, null);
   }
 
   texture(width, height, data) {
@@ -148,7 +198,7 @@ export class Renderer {
     gl.pixelStorei(gl.UNPACK_PREMULTIPLY_ALPHA_WEBGL, false);
   }
 
-  draw(projection, view, eye, { trusted, anatomy, tool, board, anchors = [], next = null }) {
+  draw(projection, view, eye, { trusted, anatomy, tool, board, anchors = [], next = null, detail = 0, sieve = false }) {
     const { gl } = this;
     const { made, places } = this.mesh;
     gl.useProgram(made);
@@ -162,12 +212,18 @@ export class Renderer {
     gl.uniform1f(places.pitch, this.model.radius / 18);
     const one = new Float32Array([1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]);
     const [vessel, ...around] = this.parts;
+    this.detail = detail;
+    this.triangles = this.trianglesAt(detail, anatomy);
     gl.enable(gl.CULL_FACE);
     gl.enable(gl.BLEND);
     gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
     // The far half of the wall is opaque and the near half see-through, so that the tool inside is seen.
+    if (sieve) gl.disable(gl.CULL_FACE);
     gl.cullFace(gl.FRONT);
+    gl.uniform1i(places.sieve, sieve);
     this.part(vessel, one, trusted ? 1 : 2, [1, 1, 1], 1);
+    gl.uniform1i(places.sieve, 0);
+    gl.enable(gl.CULL_FACE);
     gl.cullFace(gl.BACK);
     if (tool) {
       const pink = trusted ? [1, 0.373, 0.635] : [0.545, 0.576, 0.612];
@@ -182,7 +238,7 @@ export class Renderer {
       this.part(this.ball, new Float32Array([r, 0, 0, 0, 0, r, 0, 0, 0, 0, r, 0, x, y, z, 1]), 0, [1, 0.82, 0.4], 1);
     }
     gl.depthMask(false);
-    this.part(vessel, one, trusted ? 1 : 2, [1, 1, 1], 0.3);
+    if (!sieve) this.part(vessel, one, trusted ? 1 : 2, [1, 1, 1], 0.3);
     if (anatomy) for (const part of around) this.part(part, one, 0, part.color, part.opacity);
     gl.depthMask(true);
     gl.disable(gl.CULL_FACE);
@@ -199,7 +255,8 @@ export class Renderer {
     gl.uniform1f(places.opacity, opacity);
     gl.uniformMatrix3fv(places.turn, false, normalMatrix(this.view, place));
     gl.bindVertexArray(part.array);
-    gl.drawElements(gl.TRIANGLES, part.count, gl.UNSIGNED_INT, 0);
+    const { begin, count } = part.ranges[Math.min(this.detail, part.ranges.length - 1)];
+    gl.drawElements(gl.TRIANGLES, count, gl.UNSIGNED_INT, 4 * begin);
   }
 
   drawBoard(projection, view) {
