@@ -232,7 +232,7 @@ async (seconds) => {
   const canvas = Object.assign(document.createElement("canvas"), { width: innerWidth, height: innerHeight });
   canvas.style = "position: fixed; inset: 0; z-index: 9";
   document.body.append(canvas);
-  const gl = canvas.getContext("webgl2", { antialias: true });
+  const gl = canvas.getContext("webgl2", { antialias: false });
   const made = gl.createProgram();
   for (const [kind, source] of [
     [gl.VERTEX_SHADER, "#version 300 es\\nin vec3 p; void main() { gl_Position = vec4(9.0 * p.xy, 4.0 * p.z, 1.0); }"],

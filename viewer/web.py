@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from viewer import colors
+from viewer.backlog import Backlog
 from viewer.controls import Controls
 from viewer.errors import InputError
 from viewer.feed import STALE_AFTER_S, Feed
@@ -85,16 +86,22 @@ def serve(
         log.warning("The page on %s:%d has no password: everyone on that network can see it.", host, port)
     feed = Feed(scene, next_state, stale_after_s=stale_after_s)
     server, view = _page(scene, feed, desk, player)
+    backlog = Backlog(server)
 
     async def pulse(**_: Any) -> None:
         if on_ready is not None:
             on_ready(f"http://{host}:{port}/")
+        owed = False
         while True:
-            changed = feed.poll()
+            owed = feed.poll() or scene.alerts.highest is not None or owed  # alerts flash while nothing else changes
             server.state.status = feed.status + ("" if scene.following else ", slices not following")
-            if changed or scene.alerts.highest is not None:  # alerts flash while nothing else changes
+            if backlog.holds():  # a browser that does not keep up gets the newest later
+                await asyncio.sleep(1.0 / pictures_per_second)
+                continue
+            if owed:
                 scene.refresh(at_once=True)  # a picture is sent as a whole: all panes of one moment
                 view.update()
+                owed = False
             if player is not None:
                 server.state.position = round(player.position_s, 1)
                 server.state.playing = not player.paused

@@ -217,6 +217,69 @@ def test_every_control_of_the_page_in_a_browser(live_program, browser):
         opened.close()
 
 
+BUSY = """
+import sys
+from pathlib import Path
+from tests_states import next_state
+from viewer.scene import Scene
+from viewer.web import serve
+case, drawn = Path(sys.argv[1]), 0
+scene = Scene.from_case(case, size=(900, 500))
+refresh = scene.refresh
+def counted(**more):
+    global drawn
+    drawn += 1
+    (case / "drawn.new").write_text(str(drawn))
+    (case / "drawn.new").replace(case / "drawn")
+    refresh(**more)
+scene.refresh = counted
+serve(scene, next_state, port=int(sys.argv[2]), pictures_per_second=100.0,
+      on_ready=lambda address: print("ready", address, flush=True))
+"""
+
+
+def paused(counts):
+    """Whether none was drawn in three counts after one another."""
+    return any(counts[k : k + 3] == [0, 0, 0] for k in range(len(counts) - 2))
+
+
+async def stall(address, case):
+    """Ask for pictures, take none, and count how many are drawn: while nobody looks, then, and when it is let go."""
+
+    def call(number, method, *args):
+        said = {"wslink": "1.0", "id": f"rpc:c0:{number}", "method": method, "args": args, "kwargs": {}}
+        return framed(said if number else said | {"id": "system:c0:0"})
+
+    async def drawn(seconds):
+        before = int((case / "drawn").read_text())
+        await asyncio.sleep(seconds)
+        return int((case / "drawn").read_text()) - before
+
+    free = await drawn(2.0)
+    async with aiohttp.ClientSession() as session, session.ws_connect(address.replace("http", "ws") + "ws") as ws:
+        await ws.send_bytes(call(0, "wslink.hello", {"secret": "wslink-secret"}))
+        await ws.send_bytes(call(1, "trame.state.get"))
+        said = b""
+        while not (view := re.search(rb"pictureId.(\d+)", said)):
+            said += (await ws.receive(timeout=20)).data
+        await ws.send_bytes(call(2, "viewport.image.push.observer.add", view.group(1).decode()))
+        taken = 0
+        while taken < 300_000:  # pictures do come
+            taken += len((await ws.receive(timeout=20)).data or b"")
+        ws._response.connection.transport.pause_reading()
+        counts = [1]
+        while len(counts) < 60 and not (paused(counts) and min(counts[-2:]) > 0):
+            counts.append(await drawn(0.5))
+    return free, counts
+
+
+def test_pictures_for_a_browser_that_stalls_do_not_pile_up_and_it_is_let_go(live_program, case):
+    free, counts = asyncio.run(stall(live_program(BUSY), case))
+    assert free > 3
+    assert paused(counts), "pictures were made that nobody took"
+    assert min(counts[-2:]) > 0, "the others wait for a browser that is gone"
+
+
 REPLAY = """
 import sys
 from tests_states import one
