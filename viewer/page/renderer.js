@@ -1,33 +1,33 @@
 // Draws the vessel, its surroundings, the tool and a board of words, for one eye at a time.
-import { normalMatrix, sphere } from "./geometry.js";
+import { multiply, normalMatrix, sphere } from "./geometry.js";
 
 const VERTEX = `#version 300 es
 layout(location = 0) in vec3 position; layout(location = 1) in vec3 normal; layout(location = 2) in float value;
-uniform mat4 projection, view, place; uniform mat3 turn;
-out vec3 v_normal, v_eye, v_local; out float v_value;
+uniform mat4 projection, view_place; uniform mat3 turn; uniform float pitch;
+out vec3 shade;
 void main() {
-  vec4 seen = view * place * vec4(position, 1.0);
-  v_normal = turn * normal;
-  v_eye = seen.xyz; v_local = position; v_value = value;
+  vec4 seen = view_place * vec4(position, 1.0);
+  // How much it faces the eye, its value, its place along the stripes: where a processor draws, what is handed on to the
+  // points of a triangle costs more than all else.
+  shade = vec3(abs(dot(normalize(turn * normal), normalize(seen.xyz))), value, dot(position, vec3(0.6, 0.74, -0.3)) / pitch);
   gl_Position = projection * seen;
 }`;
 
 const FRAGMENT = `#version 300 es
 precision highp float;
-in vec3 v_normal, v_eye, v_local; in float v_value;
-uniform sampler2D map; uniform vec3 color; uniform float opacity, pitch; uniform int kind; uniform bool sieve;
+in vec3 shade;
+uniform sampler2D map; uniform vec3 color; uniform float opacity; uniform int kind; uniform bool sieve;
 out vec4 shown;
 void main() {
   // The near half of the wall in one go with the far half: only every third of its points is there.
   if (sieve && gl_FrontFacing && (int(gl_FragCoord.x) + int(gl_FragCoord.y)) % 3 != 0) discard;
-  float facing = abs(dot(normalize(v_normal), normalize(v_eye)));
   vec3 base = color;
-  if (kind == 1) base = texture(map, vec2((0.5 + 255.0 * v_value) / 256.0, 0.5)).rgb;
+  if (kind == 1) base = texture(map, vec2((0.5 + 255.0 * shade.y) / 256.0, 0.5)).rgb;
   if (kind == 2) {
-    float stripe = abs(fract(dot(v_local, vec3(0.6, 0.74, -0.3)) / pitch) - 0.5);
+    float stripe = abs(fract(shade.z) - 0.5);
     base = vec3(0.545, 0.576, 0.612) * (stripe > 0.25 ? 1.0 : 0.42);
   }
-  vec3 lit = base * (0.4 + 0.6 * facing);
+  vec3 lit = base * (0.4 + 0.6 * min(shade.x, 1.0));
   shown = vec4(lit * opacity, opacity);
 }`;
 
@@ -207,7 +207,6 @@ export class Renderer {
     gl.bindTexture(gl.TEXTURE_2D, this.map);
     gl.uniform1i(places.map, 0);
     gl.uniformMatrix4fv(places.projection, false, projection);
-    gl.uniformMatrix4fv(places.view, false, view);
     this.view = view;
     gl.uniform1f(places.pitch, this.model.radius / 18);
     const one = new Float32Array([1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]);
@@ -249,7 +248,7 @@ export class Renderer {
   part(part, place, kind, color, opacity) {
     const { gl } = this;
     const { places } = this.mesh;
-    gl.uniformMatrix4fv(places.place, false, place);
+    gl.uniformMatrix4fv(places.view_place, false, multiply(this.view, place));
     gl.uniform1i(places.kind, kind);
     gl.uniform3fv(places.color, color);
     gl.uniform1f(places.opacity, opacity);
