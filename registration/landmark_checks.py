@@ -29,6 +29,9 @@ FALSE_ALARM = 0.01
 SWAP_FACTOR = 3.0
 """A swap of two labels is suspected when it divides the FRE by at least this."""
 
+MIRROR_LIKE = 1.5
+"""A reflection whose FRE is at most so many times that of an exchange of labels may be what happened instead."""
+
 
 def check_configuration(points: Array, labels: Sequence[str], which: str) -> None:
     """Refuse two fiducials in one place and fiducials on a line."""
@@ -130,10 +133,18 @@ def _suspected_swap(source: Array, target: Array, labels: tuple[str, ...], fre: 
     if fres[best] * SWAP_FACTOR > fre:
         return None
     first, second = (labels[i] for i in pairs[best])
-    return float(fres[best]), (
+    said = (
         f"Fiducials {first} and {second} look swapped: exchanging them lowers FRE from {fre:.2f} mm "
         f"to {fres[best]:.2f} mm; check their labels."
     )
+    # Of four that lie alike on both sides (ears, nose and crown) a mirror image and an exchange are the same.
+    mirrored = float(fre_of(source[None], target[None], mirrored=True)[0])
+    if len(source) == 4 and mirrored < max(MIRROR_LIKE * float(fres[best]), 1e-6 * fre):
+        said += (
+            f" A mirror image fits as well (FRE {mirrored:.2f} mm): if the labels are right, check that both frames "
+            "are right-handed and their axes named alike."
+        )
+    return float(fres[best]), said
 
 
 def _suspected_order(source: Array, target: Array, labels: tuple[str, ...], fre: float) -> tuple[float, str] | None:

@@ -130,6 +130,18 @@ def test_four_mirrored_fiducials_are_named_where_the_error_is_known():
     assert "mirror" in warnings[0]
 
 
+def test_of_four_that_lie_alike_on_both_sides_a_mirror_is_named_beside_a_swap():
+    head = np.array([[75.0, 0, 0], [-75, 2, 1], [0, -90, 20], [1, 5, 110]])  # ears, nose, crown
+    noise = np.random.default_rng(8).normal(size=head.shape) * 0.4
+    (warning,) = register_landmarks(head, head * (-1, 1, 1) + noise, names=["left", "right", "nose", "crown"]).warnings
+    assert "left and right look swapped" in warning
+    assert "A mirror image fits as well" in warning
+    lopsided = SPATIAL[:4]
+    (warning,) = register_landmarks(lopsided, lopsided[[1, 0, 2, 3]] + noise, names=NAMES[:4]).warnings
+    assert "swapped" in warning
+    assert "mirror" not in warning
+
+
 def test_units_that_differ_are_named_and_a_scale_is_found_only_on_request():
     rng = np.random.default_rng(6)
     meters = (SPATIAL + rng.normal(size=SPATIAL.shape) * 0.2) / 1000.0
