@@ -20,6 +20,7 @@ covariance at any point comes with it. Assembled with DOLFINx, factorized with S
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -209,11 +210,14 @@ class ElasticBody:
             noise_mm: standard deviation of a measured displacement per direction.
 
         Raises:
-            InputError: no prepared points, or displacements of another count or not finite.
+            InputError: no prepared points, displacements of another count or not finite, or a noise that is not a
+                positive length.
         """
         prior = self._prior
         if prior is None:
             raise InputError("no surface points are prepared; call prepare first.")
+        if not (math.isfinite(noise_mm) and noise_mm > 0.0):
+            raise InputError(f"noise of {noise_mm:g} mm is not a positive length.")
         d = np.asarray(displacements, dtype=np.float64).ravel()
         if d.shape != (self._measured,) or not np.isfinite(d).all():
             raise InputError(

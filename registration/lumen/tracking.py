@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
+from registration.errors import InputError
 from registration.lumen.branch_tree import BranchTree
 from registration.lumen.drift import Drift, Stretch, fit_drift
 from registration.lumen.map_matching import Belief, match
@@ -83,6 +84,9 @@ class LumenTracker:
         drift_mm: RMS length of the drift to be expected at the vessel's middle.
         drift_deg: the same for its rotation.
         speed_mm_s: how fast the catheter is moved, one standard deviation.
+
+    Raises:
+        InputError: a noise that is not a positive length.
     """
 
     tree: BranchTree
@@ -92,6 +96,8 @@ class LumenTracker:
     speed_mm_s: float = 30.0
 
     def __post_init__(self) -> None:
+        if not (math.isfinite(self.noise_mm) and self.noise_mm > 0.0):
+            raise InputError(f"noise of {self.noise_mm:g} mm is not a positive length.")
         # What is compiled is compiled now, not while a catheter waits for its first fix.
         place, noise = self.tree.points[0], self.noise_mm
         belief = match(self.tree, None, place, moved_mm=0.0, noise_mm=noise, doubt_mm2=1.0)

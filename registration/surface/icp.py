@@ -49,6 +49,10 @@ DEGENERATE_RATIO = 0.02
 """A direction held by less than this part of the best held one is called free."""
 
 LEAST_INLIERS = 0.5
+
+UNITS_APART = 300.0
+"""Sizes farther apart than this are in meters and in mm."""
+
 LIMITS_MM = Limits(2.0, 5.0)
 
 
@@ -115,7 +119,7 @@ def register_surface(
         limits: on the largest 95 % error over the source points.
 
     Raises:
-        InputError: fewer than 6 points, points on a line, or values that are not finite.
+        InputError: fewer than 6 points, points on a line, values that are not finite, or sizes of different units.
     """
     points = check_points(source, "source points")
     if len(points) < 6:
@@ -125,6 +129,12 @@ def register_surface(
         raise InputError("the source points lie on a line; spread them over the surface.")
     if not (math.isfinite(noise_mm) and noise_mm > 0.0):
         raise InputError(f"noise of {noise_mm:g} mm is not a positive length.")
+    size = float(np.linalg.norm(np.ptp(points, axis=0)))
+    if not 1.0 / UNITS_APART < size / target.diameter < UNITS_APART:
+        raise InputError(
+            f"the source points span {size:.3g} mm and the surface {target.diameter:.3g} mm: one of them is not in mm, "
+            "or is something else."
+        )
     starts = _starts(points, target, start, reach_mm, reach_deg)
     thin = points[thin_out(points, COARSE_SOURCE if start is not None else COARSE_SOURCE // 2)]
     poses, scores = _coarse(starts, thin, target, noise_mm, reach_mm if start is not None else 0.15 * target.diameter)

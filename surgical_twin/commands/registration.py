@@ -256,7 +256,7 @@ def lumen(
     from registration.lumen.tracking import LumenTracker
     from registration.pose_files import read_position_table
     from registration.rigid import apply_to_points
-    from registration.verdict import judge, worst
+    from registration.verdict import Verdict, judge, worst
     from surgical_twin.case import CENTERLINE, Case
     from surgical_twin.errors import InputError
     from surgical_twin.registration_inputs import read_branch_tree
@@ -275,7 +275,11 @@ def lumen(
             f"none of {len(times)} fixes in {fixes} can be used; times must increase and values be finite."
         )
     error = last.error.error_95(last.tip)
-    verdict = worst([last.verdict, judge("error of the correction (95 %)", error, limits_of(opened, "lumen"), "mm")])
+    verdicts = [last.verdict, judge("error of the correction (95 %)", error, limits_of(opened, "lumen"), "mm")]
+    if 2 * track.skipped > len(times):
+        unusable = f"{track.skipped} of {len(times)} fixes cannot be used: times must increase and values be finite"
+        verdicts.insert(0, Verdict("fail", unusable))
+    verdict = worst(verdicts)
     figures = {
         "correction": last.correction,
         "covariance": last.error.pose_covariance,

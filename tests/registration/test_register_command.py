@@ -233,6 +233,8 @@ def test_surface_refuses_what_cannot_be_used(terminal, table, tmp_path, bent_bod
     mesh = tmp_path / "body.ply"
     bent_body.save(mesh)
     assert "points" in terminal.refused("register", "surface", table("few.csv", POINTS[:3]), "--mesh", mesh)
+    meters = table("meters.csv", np.asarray(bent_body.points)[::40] / 1000.0)
+    assert "one of them is not in mm" in terminal.refused("register", "surface", meters, "--mesh", mesh)
     assert "no registration's result" in terminal.refused(
         "register", "surface", touched, "--mesh", mesh, "--start", touched
     )
@@ -374,6 +376,11 @@ def test_lumen_refuses_what_cannot_be_used(planned, table, tmp_path):
     nan = table("nan.csv", [[0, np.nan, 2, 3], [1, np.nan, 2, 3]])
     assert "none of 2 fixes" in planned.refused("register", "lumen", nan)
     good = table("good.csv", [[0, 0, 0, 5]])
+    for noise in ("0", "-1", "nan", "inf"):
+        assert "not a positive length" in planned.refused("register", "lumen", good, "--noise", noise)
+    back = table("back.csv", [[3 - k, 0, 0, 5 + k] for k in range(4)])
+    assert planned.run("register", "lumen", back) == 1
+    assert "3 of 4 fixes cannot be used: times must increase" in planned.said
     (planned.case / CENTERLINE_TABLE).write_text("branch,x\n0,1\n")
     assert "plan the case again" in planned.refused("register", "lumen", good)
     (planned.case / CENTERLINE).unlink()
@@ -428,6 +435,9 @@ def test_elastic_refuses_what_cannot_be_used(terminal, tmp_path, table):
     fewer = table("fewer.csv", POINTS[:4])
     said = terminal.refused("register", "elastic", body, points, fewer, "--move", points)
     assert re.search("6 points and .*fewer.csv 4", said)
+    for noise in ("0", "-1", "nan"):
+        words = ("--move", points, "--noise", noise)
+        assert "not a positive length" in terminal.refused("register", "elastic", body, points, points, *words)
     assert "no centerline.vtp" in terminal.refused("register", "elastic", body, points, points)
 
 
