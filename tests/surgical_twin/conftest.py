@@ -85,11 +85,14 @@ def planned(room):
     return room
 
 
-@pytest.fixture(scope="session")
-def played(planned):
-    """The room after a procedure was played against the live twin and recorded."""
-    prepared = planned.run("simulate", "case", "--procedure", "procedure.toml", "--seed", "3", "--prepare")
-    assert prepared.returncode == 0, prepared.stderr
+TRIES = 3
+STALLED_MS = 100.0
+"""A session so far behind its messages ran on a machine that stood still meanwhile. It says so in its states, which is
+tested elsewhere; what it knows of the patient is then no measure of anything, and the procedure is played again."""
+
+
+def _play(planned):
+    (planned.folder / "procedure.mcap").unlink(missing_ok=True)
     sockets = ["--devices", free_endpoint(), "--states", free_endpoint()]
     live = planned.start("live", "case", "--record", "procedure.mcap", "--report", "live.json", *sockets)
     try:
@@ -100,6 +103,18 @@ def played(planned):
     finally:
         if live.poll() is None:
             live.kill()
+
+
+@pytest.fixture(scope="session")
+def played(planned):
+    """The room after a procedure was played against the live twin and recorded."""
+    prepared = planned.run("simulate", "case", "--procedure", "procedure.toml", "--seed", "3", "--prepare")
+    assert prepared.returncode == 0, prepared.stderr
+    for _ in range(TRIES):
+        _play(planned)
+        report = json.loads((planned.folder / "live.json").read_text(encoding="utf-8"))
+        if (report["latency_p99_ms"] or 0.0) < STALLED_MS:
+            break
     return planned
 
 
