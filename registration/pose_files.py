@@ -95,7 +95,8 @@ class SequenceHeader:
         if direct in self.streams:
             return self.streams[direct]
         first, second = f"{tool}ToTracker", f"{reference}ToTracker"
-        missing = [name for name in (first, second) if name not in self.streams]
+        wanted = (first,) if reference is None else (first, second)
+        missing = [name for name in wanted if name not in self.streams]
         if reference is None or missing:
             raise InputError(
                 f"{self.path} has no transform {' or '.join(missing or [direct])}; "

@@ -74,23 +74,33 @@ def landmarks(
     at: Annotated[str | None, typer.Option(help="Point x,y,z of the image at which the error counts.")] = None,
     unordered: Annotated[bool, typer.Option("--unordered", help="Find out which point is which.")] = False,
     tolerance: Annotated[float, typer.Option(help="Largest residual of a pair with --unordered, in mm.")] = 5.0,
+    tip: Annotated[
+        str | None,
+        typer.Option(help="Of a recorded stylus: its tip x,y,z in mm, or the result of calibrate pivot."),
+    ] = None,
+    tool: Annotated[str, typer.Option(help="The stylus' name in a recorded sequence.")] = "Stylus",
+    reference: Annotated[str | None, typer.Option(help="The reference's name in it, if tracked.")] = None,
 ) -> None:
-    """Register touched fiducials to the image by name (or by order)."""
+    """Register touched fiducials to the image by name (or by order); a recorded stylus touched where its tip stood."""
     import numpy as np
 
     from registration.landmarks import register_landmarks
     from registration.point_files import read_point_file
     from registration.rigid import apply_to_points
     from registration.robust_landmarks import leave_one_out, match_landmarks
-    from registration.verdict import judge
+    from registration.verdict import judge, worst
     from surgical_twin.case import FIDUCIALS, Case
     from surgical_twin.errors import InputError
     from surgical_twin.registration_results import draw_points, limits_of
+    from surgical_twin.touched_points import read_touched, refuse_other_count
 
     opened = Case.open(case)
     place = None if at is None else np.array(read_numbers("--at", at, "X,Y,Z", "a point in mm"))
     goal_path = target if target is not None else opened.require(FIDUCIALS)
-    source_set, goal_set = read_point_file(touched), read_point_file(goal_path)
+    source_set, dwells, loss = read_touched(touched, tip, tool, reference)
+    goal_set = read_point_file(goal_path)
+    if dwells is not None and not unordered:
+        refuse_other_count(source_set, dwells, goal_set)
     if unordered:
         if max(len(source_set.points), len(goal_set.points)) > MOST_UNORDERED:
             raise InputError(
@@ -132,9 +142,18 @@ def landmarks(
         figures["left_out_mm"] = {
             left.name: left.distance for left in leave_one_out(source, goal, fle=fle, names=names)
         }
+    if dwells is not None:
+        figures["dwells"] = {
+            "places_mm": dwells.places,
+            "begin_s": dwells.begin_s,
+            "scatter_mm": dwells.scatter_mm,
+            "turned_deg": dwells.turned_deg,
+            "left_out": dwells.left_out,
+        }
+    read = [touched, goal_path, Path(tip) if tip is not None and Path(tip).is_file() else None]
     mapped = apply_to_points(result.target_from_source, source)
-    verdict = judge("error (95 %)", error, limits_of(opened, "landmarks"), "mm", warnings)
-    conclude(opened, "landmarks", verdict, figures, draw_points(mapped, goal, names), [touched, goal_path])
+    verdict = worst([judge("error (95 %)", error, limits_of(opened, "landmarks"), "mm", warnings), loss])
+    conclude(opened, "landmarks", verdict, figures, draw_points(mapped, goal, names), read)
 
 
 @register.command()
