@@ -12,12 +12,14 @@ its code took the count of windows to skip for their size; from these frames we 
 0.05 to 0.4 degrees from it. What the command averages, a dwell's first second, ends 0.18 degrees from PLUS's result,
 and lies nearer to the phantom's own drawing.
 
-Lidar: small_gicp's own call, as run here, ends 7.0 mm and 0.33 degrees from the stored truth, not 6.6 and 0.21; over
-its forms (plane or generalized, 10 or 20 neighbors, 0.5 or 1 m reach, thinned or averaged, six rasters) it ends 3.2 to
-24 mm and 0.01 to 0.71 degrees off, so that a form chosen by this pair would be chosen by chance. A plain point-to-plane
-ICP of our own on voxels of 0.25 m ends 6 to 27 mm and 0.22 to 0.85 degrees off, as its reach and its neighbors are
-chosen. Nor is the stored truth the best fit: with all points (20 neighbors, Geman-McClure of 2 cm) its cost is 0.566
-and that of the pose with the least is 0.515, which lies 20 mm and 0.20 degrees from it.
+Lidar: with every point of the source in the last steps (1,500 of 15,000 before: 8.0 mm, 0.37 degrees) and normals of 20
+neighbors on a dense surface (12 before) ours ends at 6.1 mm and 0.17 degrees. Both are better on other surfaces too:
+half to a third of the error where a scan has 4,000 points or more, and less than half where a surface of 1 mm noise is.
+The angle is known so well, the place is not: from halves of the points, drawn at random, ours ends 9.6 +- 0.3 mm and
+0.18 +- 0.03 degrees off. A plain point-to-plane ICP of voxels of 0.2 to 0.5 m, 12 steps from the identity, ends 2 to 31
+mm and 0.03 to 0.85 degrees off, as its raster, reach and neighbors are chosen; small_gicp's own call, as run here, 7.0
+mm and 0.33 degrees. Nor is the stored truth the best fit: with all points (20 neighbors, Geman-McClure of 2 cm) its
+cost is 0.566 and that of the pose with the least is 0.515, which lies 20 mm and 0.20 degrees from it.
 """
 
 import json
@@ -135,17 +137,26 @@ def lidar(figures):
 
     target, source = (np.asarray(pyvista.read(LIDAR / f"{name}.ply").points, float) for name in ("target", "source"))
     truth = np.loadtxt(LIDAR / "T_target_source.txt")
-    surface = SurfaceTarget.from_points(target[thin_out(target, 30000)])
-    found = register_surface(
-        source[thin_out(source, 15000)], surface, start=np.eye(4), reach_mm=1.0, reach_deg=3.0, noise_mm=0.05
-    ).target_from_source  # the pair is in meters
-    theirs = small_gicp.align(target, source, np.eye(4), registration_type="GICP", downsampling_resolution=0.25)
-    for name, pose, goals in (
-        ("", found, ("<= 6.6", "<= 0.21")),
-        ("_small_gicp", theirs.T_target_source, (">= 0",) * 2),
-    ):
-        put(figures, f"lidar_against_truth{name}", 1e3 * np.linalg.norm((pose - truth)[:3, 3]), goals[0], "mm")
+
+    def ours(target, source):
+        surface = SurfaceTarget.from_points(target[thin_out(target, 30000)])
+        points = source[thin_out(source, 15000)]  # the pair is in meters
+        found = register_surface(points, surface, start=np.eye(4), reach_mm=1.0, reach_deg=3.0, noise_mm=0.05)
+        return found.target_from_source
+
+    def off(pose):
         angle = np.degrees(rotation_angle(pose @ np.linalg.inv(truth)))
+        return 1e3 * np.linalg.norm((pose - truth)[:3, 3]), angle
+
+    rng = np.random.default_rng(0)
+    halves = [ours(*(cloud[rng.random(len(cloud)) < 0.5] for cloud in (target, source))) for _ in range(10)]
+    theirs = small_gicp.align(target, source, np.eye(4), registration_type="GICP", downsampling_resolution=0.25)
+    for name, (miss, angle), goals in (
+        ("", off(ours(target, source)), ("<= 6.6", "<= 0.21")),
+        ("_halves", np.mean([off(pose) for pose in halves], axis=0), (">= 0",) * 2),
+        ("_small_gicp", off(theirs.T_target_source), (">= 0",) * 2),
+    ):
+        put(figures, f"lidar_against_truth{name}", miss, goals[0], "mm")
         put(figures, f"lidar_against_truth_angle{name}", angle, goals[1], "degrees")
 
 

@@ -6,7 +6,7 @@ is in a divot and not on a tray.
 
 A landmark is the mean of the dwell's first second, without its first window, in which the tip arrives, and without what
 follows: while a stylus is turned, its tip wanders by what its calibration and its marker lack. On PLUS's own recording
-of a phantom of known geometry the landmarks so found leave 0.17 mm on average, those of the whole dwells 0.27 mm, those
+of a phantom of known geometry the landmarks so found leave 0.17 mm on average, those of the whole dwells 0.25 mm, those
 that PLUS found 0.20 mm.
 """
 

@@ -30,7 +30,7 @@ from scipy.stats import chi2
 from registration.errors import InputError
 from registration.pose_error import PoseError, displacement_jacobian
 from registration.rigid import Array, apply_to_points, check_points, check_rigid
-from registration.surface.target import SurfaceTarget, thin_out
+from registration.surface.target import SurfaceTarget, neighbors_of_normal, thin_out
 from registration.verdict import Limits, Verdict, judge, worst
 
 COARSE_SOURCE = 250
@@ -153,6 +153,9 @@ def register_surface(
         costs = [_score(pose, points, target.points, target.normals, target.tree, noise_mm) for pose in finished]
     best = int(np.argmin(costs))
     pose = finished[best]
+    if len(points) > 2 * DENSE_SOURCE:
+        # Every point counts for how exact the pose is; which one it is, a part of them has told.
+        pose = _settled(pose, points, target, noise_mm)
     others = [
         cost for k, cost in enumerate(costs) if k != best and _apart(finished[k], pose, points) > max(2.0, 4 * noise_mm)
     ]
@@ -274,7 +277,8 @@ def _score(pose: Array, points: Array, q: Array, n: Array, tree: KDTree, noise: 
 
 
 def _finish(pose: Array, points: Array, target: SurfaceTarget, noise: float) -> Array:
-    """The pose on the full surface: by small_gicp where the source is dense, then robust steps of our own."""
+    """The pose on the full surface: by small_gicp where the source is dense, then robust steps of our own, of so many
+    of the points as tell which pose is best."""
     if len(points) >= DENSE_SOURCE:
         reach = max(10.0 * noise, 4.0 * target.spacing)
         found = small_gicp.align(
@@ -294,6 +298,11 @@ def _finish(pose: Array, points: Array, target: SurfaceTarget, noise: float) -> 
             pose = candidate
         if len(points) > 2 * DENSE_SOURCE:
             points = points[thin_out(points, DENSE_SOURCE)]
+    return _settled(pose, points, target, noise)
+
+
+def _settled(pose: Array, points: Array, target: SurfaceTarget, noise: float) -> Array:
+    """The pose after robust steps of all these points on the full surface, until it moves no more."""
     stepped = math.inf
     for k in range(15):
         moved = apply_to_points(pose, points)
@@ -325,7 +334,7 @@ def _prepared(target: SurfaceTarget) -> tuple[SurfaceTarget, small_gicp.PointClo
     if known is None or known[0] is not target:
         cloud = small_gicp.PointCloud(target.points)
         tree = small_gicp.KdTree(cloud)
-        small_gicp.estimate_normals(cloud, tree, num_neighbors=12)
+        small_gicp.estimate_normals(cloud, tree, num_neighbors=neighbors_of_normal(len(target.points)))
         _CLOUDS.clear()
         known = _CLOUDS[id(target)] = (target, cloud, tree)
     return known

@@ -17,6 +17,10 @@ COARSE_POINTS = 2000
 """About how many points the coarse copy keeps: enough to find the basin, few enough for sixty starts at once."""
 
 NORMAL_NEIGHBORS = 12
+"""Points through which a normal is laid; more of them span too much of a sparse surface's curvature."""
+
+DENSE_SURFACE, DENSE_NEIGHBORS = 10_000, 20
+"""From so many points on, more neighbors, which still lie close by, even out the noise of a scanned surface."""
 
 RASTER = 48
 """Cells per side of the raster in which the coarse points are looked up."""
@@ -39,7 +43,7 @@ class SurfaceTarget:
 
     @classmethod
     def from_points(cls, points: ArrayLike) -> SurfaceTarget:
-        """From scattered points (n, 3); normals (their sign is free) from the plane through twelve neighbors.
+        """From scattered points (n, 3); normals (their sign is free) from the plane through their neighbors.
 
         Raises:
             InputError: fewer than 50 points, values that are not finite, or points on a line.
@@ -48,7 +52,7 @@ class SurfaceTarget:
         if len(p) < 50:
             raise InputError(f"a surface of {len(p)} points is too sparse; give at least 50.")
         tree = KDTree(p)
-        _, neighbors = tree.query(p, k=min(NORMAL_NEIGHBORS, len(p)))
+        _, neighbors = tree.query(p, k=neighbors_of_normal(len(p)))
         around = p[neighbors] - p[neighbors].mean(axis=1, keepdims=True)
         values, vectors = np.linalg.eigh(np.einsum("nki,nkj->nij", around, around))
         if np.median(values[:, 1]) <= 1e-12 * max(float(np.median(values[:, 2])), 1e-300):
@@ -134,6 +138,11 @@ class SurfaceTarget:
     def diameter(self) -> float:
         """Diagonal of the bounding box, mm."""
         return float(np.linalg.norm(np.ptp(self.points, axis=0)))
+
+
+def neighbors_of_normal(count: int) -> int:
+    """How many neighbors a normal of a surface of `count` points is laid through."""
+    return DENSE_NEIGHBORS if count >= DENSE_SURFACE else NORMAL_NEIGHBORS
 
 
 def thin_out(points: Array, count: int) -> NDArray[np.intp]:

@@ -130,6 +130,21 @@ def test_four_mirrored_fiducials_are_named_where_the_error_is_known():
     assert "mirror" in warnings[0]
 
 
+def test_four_mirrored_fiducials_are_named_as_a_mirror_and_one_displaced_is_not():
+    mirrors = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        points = rng.uniform(-80, 80, (4, 3))
+        noise = rng.normal(size=points.shape) * 0.4
+        mirrors += any(
+            "mirror image" in said for said in register_landmarks(points, points * (-1, 1, 1) + noise).warnings
+        )
+        displaced = points + noise
+        displaced[2] += rng.normal(size=3) * 15.0
+        assert not any("mirror" in said for said in register_landmarks(points, displaced).warnings)
+    assert mirrors >= 36
+
+
 def test_of_four_that_lie_alike_on_both_sides_a_mirror_is_named_beside_a_swap():
     head = np.array([[75.0, 0, 0], [-75, 2, 1], [0, -90, 20], [1, 5, 110]])  # ears, nose, crown
     noise = np.random.default_rng(8).normal(size=head.shape) * 0.4
