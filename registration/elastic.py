@@ -38,6 +38,9 @@ POISSON = 0.45
 
 MOST_NODES = 60_000
 
+OFF_MM = 10.0
+"""What is measured on a body may lie so far off its mesh."""
+
 RIGID_MM = 100.0
 """Standard deviation of the rigid part of a motion, per direction: next to unknown."""
 
@@ -174,6 +177,18 @@ class ElasticBody:
         shape = (3 * len(points), 3 * len(self.nodes))
         return sparse.csr_matrix((values.ravel(), (i.ravel(), j.ravel())), shape=shape)
 
+    @property
+    def diagonal(self) -> float:
+        """Of the body's bounding box, mm."""
+        return float(np.linalg.norm(np.ptp(self.nodes, axis=0)))
+
+    def outside(self, points: ArrayLike) -> NDArray[np.bool_]:
+        """Which of points (k, 3) lie so far from the body that they are hardly of it: `OFF_MM`, or a tenth of its
+        diagonal."""
+        p = check_points(points)
+        inside = (self.interpolation(p) @ self.nodes.ravel()).reshape(-1, 3)
+        return np.asarray(np.linalg.norm(p - inside, axis=1) > max(OFF_MM, 0.1 * self.diagonal))
+
     def prepare(self, points: ArrayLike, normals: ArrayLike | None = None, *, support: ArrayLike | None = None) -> None:
         """Compute the body's compliance at surface points (m, 3): the slow part, once per set of points.
 
@@ -181,10 +196,19 @@ class ElasticBody:
             points: where displacements will be measured, mm.
             normals: (m, 3); with them only the distance along each normal is measured, as of a surface that slid.
             support: (k, 3) places at which the body is held - skull base, ligaments, spine - and does not move.
+
+        Raises:
+            InputError: fewer than four points, or points that do not lie on the body.
         """
         p = check_points(points, "surface points")
         if len(p) < 4:
             raise InputError(f"{len(p)} surface points cannot drive a body; give at least 4, better 30.")
+        for which, given in (("surface points", p), ("support points", support)):
+            if given is not None and (off := self.outside(given)).mean() >= 0.5:
+                raise InputError(
+                    f"{off.sum()} of {len(off)} {which} lie far from the body, which is {self.diagonal:.3g} mm across; "
+                    "give both in one frame, in mm."
+                )
         rows = self.interpolation(p)
         if normals is not None:
             n = check_points(normals, "surface normals")
@@ -237,6 +261,11 @@ class ElasticBody:
         shown = f"displaced by up to {largest:.1f} mm, surface points missed by {rms:.2f} mm RMS"
         if ratio <= 0.0:
             verdict = Verdict("fail", f"{shown}: the body folds over itself; check the surface points")
+        elif largest > 0.5 * self.diagonal:
+            # Tissue shifts and bends; what is half its own size away was measured in another frame.
+            verdict = Verdict(
+                "fail", f"{shown}, of a body {self.diagonal:.0f} mm across: were both sets measured in one frame?"
+            )
         elif rms > 3.0 * max(noise_mm, 0.5):
             verdict = Verdict("check", f"{shown}: more than their noise; check the points' pairing")
         elif ratio < 0.3:

@@ -6,6 +6,7 @@ trackers' word for "not seen") is kept with `valid` False, and never used as a p
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from registration.errors import InputError
+from registration.point_files import FARTHEST_MM
 from registration.rigid import Array, check_rigid, invert, matrix_from_quaternion
 from registration.tables import read_rows
 from registration.verdict import Verdict
@@ -158,15 +160,15 @@ def poses_from_rows(
 ) -> PoseStream:
     """A stream from positions (n, 3) in mm and quaternions (n, 4), x y z w unless `scalar_first`.
 
-    Rows of zeros, of values that are not finite, or with a quaternion that is not of unit length within 1 %
-    are marked as not valid.
+    Rows of zeros, of values that are not finite or as far off as no tracker sees (some devices' word for "not seen"),
+    or with a quaternion that is not of unit length within 1 % are marked as not valid.
     """
     t = np.asarray(time_s, dtype=np.float64)
     p = np.asarray(positions, dtype=np.float64).reshape(len(t), 3)
     q = np.asarray(quaternions, dtype=np.float64).reshape(len(t), 4)
     if not scalar_first:
         q = np.roll(q, 1, axis=1)
-    finite = np.isfinite(t) & np.isfinite(p).all(axis=1) & np.isfinite(q).all(axis=1)
+    finite = np.isfinite(t) & (np.abs(p) <= FARTHEST_MM).all(axis=1) & np.isfinite(q).all(axis=1)
     length = np.linalg.norm(np.where(np.isfinite(q), q, 0.0), axis=1)
     valid = finite & (np.abs(length - 1.0) <= 0.01)
     poses = np.array([matrix_from_quaternion(q[i], p[i]) if valid[i] else np.eye(4) for i in range(len(t))])
@@ -184,8 +186,10 @@ def read_pose_table(path: Path, *, unit_mm: float = 1.0, scalar_first: bool = Fa
         scalar_first: the quaternion is w x y z.
 
     Raises:
-        InputError: the file cannot be read, or a row has other than eight numbers.
+        InputError: the file cannot be read, a row has other than eight numbers, or the unit is no length.
     """
+    if not (math.isfinite(unit_mm) and unit_mm > 0.0):
+        raise InputError(f"a unit of {unit_mm:g} mm is not a positive length.")
     meaning = "time, x, y, z and a quaternion, eight numbers"
     columns = POSE_COLUMNS if not scalar_first else ("t", "x", "y", "z", "qw", "qx", "qy", "qz")
     table = read_rows(path, (8,), meaning, columns, unit_mm=unit_mm)

@@ -59,7 +59,8 @@ def read_tissue(path: Path) -> tuple[Array, NDArray[np.int64]]:
 
 def _read_mesh(path: Path, what: str, formats: str) -> Any:
     if not Path(path).is_file():
-        raise InputError(f"{path} is not there; name {what} ({formats}).")
+        lacking = "is a folder" if Path(path).is_dir() else "is not there"
+        raise InputError(f"{path} {lacking}; name {what} ({formats}).")
     try:
         with warnings.catch_warnings():  # what a reader has to say of a file is in the error
             warnings.simplefilter("ignore")

@@ -79,15 +79,15 @@ def calibrate_camera(
     for k, (grid, seen) in enumerate(views):
         if len(grid) != len(seen) or len(grid) < LEAST_POINTS:
             raise InputError(
-                f"view {k} has {len(grid)} grid points and {len(seen)} pixels; as many of each, and at least "
+                f"view {k + 1} has {len(grid)} grid points and {len(seen)} pixels; as many of each, and at least "
                 f"{LEAST_POINTS}, are needed."
             )
         if not (np.isfinite(grid).all() and np.isfinite(seen).all()):
-            raise InputError(f"view {k} holds values that are not finite; leave such points out.")
+            raise InputError(f"view {k + 1} holds values that are not finite; leave such points out.")
         if np.linalg.svd(grid - grid.mean(axis=0), compute_uv=False)[1] < 1e-6:
-            raise InputError(f"the grid points of view {k} lie on a line; leave this view out.")
+            raise InputError(f"the grid points of view {k + 1} lie on a line; leave this view out.")
         if np.abs(grid[:, 2]).max() > 1e-9:
-            raise InputError(f"the grid of view {k} is not flat at z = 0; give planar grid coordinates.")
+            raise InputError(f"the grid of view {k + 1} is not flat at z = 0; give planar grid coordinates.")
     kept = list(range(len(views)))
     fit = _fit([views[k] for k in kept], size)
     # A view whose error stands far above the others' has wrong or shifted points.

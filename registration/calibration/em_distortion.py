@@ -21,11 +21,15 @@ from scipy.interpolate import RBFInterpolator
 from scipy.spatial import Delaunay, QhullError
 from scipy.spatial.transform import Rotation
 
-from registration.absolute_orientation import fit_points
+from registration.absolute_orientation import fit_points, fre_of
 from registration.errors import InputError
 from registration.pose_files import PoseStream
 from registration.rigid import Array, apply_to_points, check_points
-from registration.verdict import Limits, Verdict, judge
+from registration.verdict import Limits, Verdict, judge, worst
+
+OTHER_UNIT, MIRRORED, LEAST_WIDTH_MM = 2.0, 3.0, 5.0
+"""No field bends a room to so many times its size; a reflection that fits so many times better is one; a volume
+narrower than this in mm hardly is in mm."""
 
 LEAST_SAMPLES = 30
 FOLDS = 10
@@ -87,7 +91,8 @@ def map_distortion(
         limits: on `after_mm`.
 
     Raises:
-        InputError: too few samples, counts that differ, or samples in a plane.
+        InputError: too few samples, counts that differ, samples in a plane, or sets of which one is in another unit or
+            mirrored.
     """
     m, t = check_points(measured, "measured positions"), check_points(true, "true positions")
     if len(m) != len(t):
@@ -98,6 +103,17 @@ def map_distortion(
         hull = Delaunay(m)
     except QhullError:
         raise InputError("the samples lie in a plane; move the sensor through a volume.") from None
+    wide = [float(np.linalg.norm(np.ptp(points, axis=0))) for points in (m, t)]
+    if max(wide) > OTHER_UNIT * min(wide):
+        raise InputError(
+            f"the measured positions are {wide[0]:.3g} mm across and the true ones {wide[1]:.3g} mm; give both in mm."
+        )
+    fre, mirrored = (float(fre_of(t[None], m[None], mirrored=turned)[0]) for turned in (False, True))
+    if MIRRORED * mirrored < fre:
+        raise InputError(
+            f"the measured positions are a mirror image of the true ones (they fit to {mirrored:.2g} mm so, and to "
+            f"{fre:.2g} mm else); check that both frames are right-handed and their axes named alike."
+        )
     frame = np.eye(4) if aligned else fit_points(t[None], m[None])[0]
     t = apply_to_points(frame, t)
     _, unique = np.unique(np.round(m, 3), axis=0, return_index=True)
@@ -111,6 +127,9 @@ def map_distortion(
     verdict = judge("error in samples the map did not see", after, limits, "mm RMS")
     if after > before:
         verdict = Verdict("fail", f"the map enlarges the error ({before:.2f} to {after:.2f} mm RMS); map more densely")
+    if max(wide) < LEAST_WIDTH_MM:
+        said = f"all samples lie within {max(wide):.2g} mm of each other; are they in meters? give mm"
+        verdict = worst([verdict, Verdict("check", said)])
     return DistortionMap(
         before,
         after,

@@ -29,6 +29,9 @@ from registration.pose_error import radius_95
 from registration.rigid import Array, check_rigid
 from registration.verdict import Limits, Verdict, judge, worst
 
+EXACT_MM, NEAR_MM = 0.005, 1.0
+"""No tracker is so exact, and hardly a tip so near to its marker: such poses are hardly in mm."""
+
 LEAST_POSES = 20
 
 LEAST_MOTION_DEG = 8.0
@@ -125,6 +128,14 @@ def calibrate_pivot(
             )
         )
     verdicts.append(judge("RMS residual", rms, rms_limits, "mm"))
+    if rms < EXACT_MM and np.linalg.norm(tip) < NEAR_MM:
+        verdicts.append(
+            Verdict(
+                "check",
+                f"the tip lies {np.linalg.norm(tip):.2g} mm from the tool's origin, and misses the pivot by {rms:.1g} "
+                "mm only: are the poses in meters? give mm",
+            )
+        )
     slipped = int(np.sum(~kept))
     if slipped > 0.1 * len(kept):
         verdicts.append(

@@ -28,6 +28,9 @@ from registration.verdict import Verdict
 LEAST_CORRELATION = 0.9
 """Below this correlation at the best lag the two signals are not trusted to show one motion."""
 
+MOST_LAGS = 1_000_000
+"""So many lags are tried at most."""
+
 LEAST_OVERLAP = 0.5
 """Part of the shorter recording that must overlap at every lag tried."""
 
@@ -79,8 +82,11 @@ def find_time_offset(
         signed: whether b may move against a (two axes of unknown direction); speeds may not.
 
     Raises:
-        InputError: stamps that do not increase, a signal that does not move, streams that do not overlap.
+        InputError: stamps that do not increase, a signal that does not move, streams that do not overlap, a reach that
+            is none.
     """
+    if not (math.isfinite(reach_s) and reach_s > 0.0):
+        raise InputError(f"a reach of {reach_s:g} s is not a positive time.")
     ta, a = _check_signal(time_a_s, signal_a, "first")
     tb, b = _check_signal(time_b_s, signal_b, "second")
     overlap = min(ta[-1], tb[-1] + reach_s) - max(ta[0], tb[0] - reach_s)
@@ -91,6 +97,11 @@ def find_time_offset(
             f"{tb[0]:.3f} to {tb[-1]:.3f} s; record both together, or bring their clocks together first."
         )
     step = 0.25 * min(float(np.median(np.diff(ta))), float(np.median(np.diff(tb))))
+    if not step <= reach_s <= 0.5 * MOST_LAGS * step:
+        raise InputError(
+            f"lags up to {reach_s:g} s cannot be looked for in steps of {step:.3g} s, a quarter of the samples' "
+            f"distance; give a reach between {step:.2g} and {0.5 * MOST_LAGS * step:.2g} s."
+        )
     lags = np.arange(-reach_s, reach_s + 0.5 * step, step)
     least = max(10, int(LEAST_OVERLAP * np.sum((ta >= tb[0] - reach_s) & (ta <= tb[-1] + reach_s))))
     values = np.array([_correlation(ta, a, tb, b, lag, least) for lag in lags])

@@ -28,9 +28,11 @@ def read_gray_image(path: Path) -> sitk.Image:
     """As `read_image`; the components of a color picture are averaged.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, or holds more than one volume.
     """
     image = read_image(path)
+    if image.GetDimension() > 3:
+        raise InputError(f"{path} has {image.GetDimension()} dimensions; save one volume of it by itself.")
     count = image.GetNumberOfComponentsPerPixel()
     if count == 1:
         return image

@@ -18,6 +18,9 @@ from registration.verdict import Verdict, worst
 
 KINDS = (*get_args(Kind), *get_args(Method), "ultrasound")
 
+WIDEST = 50.0
+"""Images of which one is so many times as wide as the other are hardly both in mm."""
+
 PROBES = 16
 """Points per axis at which it is looked whether one image lies in the other."""
 
@@ -46,11 +49,12 @@ def register_pair(
         start: (d+1, d+1) guess of moving_from_fixed; tried beside the others.
 
     Raises:
-        InputError: a kind that is not known, a start that leaves the images apart, or images that cannot be
-            registered.
+        InputError: a kind that is not known, a start that leaves the images apart or mirrors them, or images that
+            cannot be registered.
     """
     if kind not in KINDS:
         raise InputError(f'registration of kind "{kind}" is not known; use one of {", ".join(KINDS)}.')
+    _refuse_other_units(fixed, moving)
     placed = _placement(fixed, moving, start, centered=kind != "ultrasound")
     if kind == "ultrasound":
         laid = register_ultrasound(fixed, moving, start=start)
@@ -61,6 +65,17 @@ def register_pair(
     linear = register_images(fixed, moving, start=start)
     bent = register_deformable(fixed, moving, start=linear.transform, method=kind)  # type: ignore[arg-type]
     return PairRegistration(bent.transform, linear, bent, worst([placed, linear.verdict, bent.verdict]))
+
+
+def _refuse_other_units(fixed: sitk.Image, moving: sitk.Image) -> None:
+    first, second = (
+        max(n * step for n, step in zip(i.GetSize(), i.GetSpacing(), strict=True)) for i in (fixed, moving)
+    )
+    if max(first, second) > WIDEST * min(first, second):
+        raise InputError(
+            f"the fixed image is {first:.3g} mm wide and the moving one {second:.3g} mm: one of them is hardly in mm; "
+            "mend its spacing."
+        )
 
 
 def _placement(fixed: sitk.Image, moving: sitk.Image, start: ArrayLike | None, *, centered: bool) -> Verdict:
@@ -83,6 +98,8 @@ def _placement(fixed: sitk.Image, moving: sitk.Image, start: ArrayLike | None, *
         raise InputError(f"the start is a {matrix.shape[0] - 1}D transform and the images are {dimension}D.")
     if not (np.isfinite(matrix).all() and abs(np.linalg.det(matrix)) > 1e-9):
         raise InputError("the start has no inverse, or values that are not finite; give a rigid or affine transform.")
+    if dimension == 3 and np.linalg.det(matrix[:3, :3]) < 0.0:  # a slice may lie face down, a body has no other side
+        raise InputError("the start mirrors the image, left for right; give a rigid or affine one that does not.")
     there = _points(fixed, PROBES) @ matrix.T
     back = _points(moving, PROBES) @ np.linalg.inv(matrix).T
     if _inside(moving, there).any() or _inside(fixed, back).any():

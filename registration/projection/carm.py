@@ -14,7 +14,8 @@ Radiograph. The line integral of the attenuation from the focus to each pixel, b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -114,6 +115,13 @@ def carm_camera_from_dicom(
     )
 
 
+ONE_DIRECTION_DEG = 10.0
+"""Views whose beams differ by less are one view, as far as the depth goes."""
+
+LEAST_VOXELS, LEAST_WIDTH_MM = 4, 10.0
+"""Of a volume per side, and of what a radiograph shows."""
+
+
 @dataclass(frozen=True)
 class Attenuation:
     """A volume of attenuation: values (z, y, x) in 1/mm, and (4, 4) from points in mm to voxel indices (x, y, z)."""
@@ -132,15 +140,26 @@ class Attenuation:
             floor_hu: values below (air, couch foam) attenuate nothing.
 
         Raises:
-            InputError: not a volume.
+            InputError: not a volume of gray values in Hounsfield units and mm.
         """
         if ct.GetDimension() != 3:
             raise InputError(f"the CT is {ct.GetDimension()}D; give a volume.")
+        if ct.GetNumberOfComponentsPerPixel() != 1:
+            raise InputError(f"the CT has {ct.GetNumberOfComponentsPerPixel()} values per voxel; give a gray volume.")
+        if min(ct.GetSize()) < LEAST_VOXELS:
+            raise InputError(f"the CT has {' x '.join(map(str, ct.GetSize()))} voxels; give a volume.")
+        width = float(np.max(np.multiply(ct.GetSize(), ct.GetSpacing())))
+        if width < LEAST_WIDTH_MM:
+            raise InputError(f"the CT is {width:.3g} mm wide; mend its spacing, which is hardly in mm.")
         image = sitk.Cast(ct, sitk.sitkFloat32)
         if spacing is not None:
             factors = [max(1, round(spacing / s)) for s in image.GetSpacing()]
             image = sitk.BinShrink(image, [min(f, n) for f, n in zip(factors, image.GetSize(), strict=True)])
         hu = sitk.GetArrayFromImage(image)
+        if not np.isfinite(hu).all():
+            raise InputError("the CT holds values that are not finite; replace them first.")
+        if not (hu > floor_hu).any():
+            raise InputError(f"the CT has nothing above {floor_hu:g}; give one in Hounsfield units, with a body in it.")
         values = np.where(hu > floor_hu, WATER_PER_MM * (1.0 + hu / 1000.0), 0.0).clip(0.0).astype(np.float32)
         point_from_index = np.eye(4)
         point_from_index[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
@@ -215,3 +234,23 @@ def radiograph(
     ray_sums(values, start - first, np.ascontiguousarray(along), step_mm, result)
     result *= step_mm
     return result if pixels is not None else result.reshape(camera.height, camera.width)
+
+
+def refuse_unseen(cameras: Sequence[PinholeCamera], points: Array, what: str) -> None:
+    """Refuse a pose from which a view shows none of points (n, 3) of the world, in mm.
+
+    Raises:
+        InputError: there is such a view.
+    """
+    for k, camera in enumerate(cameras):
+        if not camera.visible(points).any():
+            raise InputError(
+                f"view {k + 1} shows nothing of the {what} where the search begins, {np.abs(points).max():.3g} mm from "
+                "the world's origin; check the isocenter and the frame of the --start."
+            )
+
+
+def one_direction(cameras: Sequence[PinholeCamera]) -> bool:
+    """Whether all views look along nearly one line, from either side."""
+    beams = np.array([camera.camera_from_world[2, :3] for camera in cameras])
+    return bool((np.abs(beams @ beams[0]) > math.cos(math.radians(ONE_DIRECTION_DEG))).all())

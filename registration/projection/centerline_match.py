@@ -17,6 +17,7 @@ from scipy.ndimage import distance_transform_edt, map_coordinates
 from registration.camera import PinholeCamera
 from registration.errors import InputError
 from registration.pose_error import PoseError
+from registration.projection.carm import refuse_unseen
 from registration.rigid import Array, apply_to_points, check_points, check_rigid, turned_about
 from registration.verdict import Verdict, worst
 
@@ -56,7 +57,7 @@ def register_centerline(
         seed: of the starts.
 
     Raises:
-        InputError: counts that differ, a view without a vessel.
+        InputError: counts that differ, a view without a vessel, a start from which a view shows nothing.
     """
     tree = check_points(points, "centerline points")
     if len(tree) < 10:
@@ -67,12 +68,15 @@ def register_centerline(
     for k, (mask, camera) in enumerate(zip(vessels, cameras, strict=True)):
         line = np.asarray(mask) != 0
         if line.shape != (camera.height, camera.width):
-            raise InputError(f"view {k} has shape {line.shape}, its camera {camera.height} x {camera.width} pixels.")
+            raise InputError(
+                f"view {k + 1} has shape {line.shape}, its camera {camera.height} x {camera.width} pixels."
+            )
         if line.sum() < 10:
-            raise InputError(f"view {k} shows no vessel; extract the middle line first.")
+            raise InputError(f"view {k + 1} shows no vessel; extract the middle line first.")
         distance, nearest = distance_transform_edt(~line, return_indices=True)
         maps.append((distance, nearest))
     base = np.eye(4) if start is None else check_rigid(start, "start")
+    refuse_unseen(cameras, apply_to_points(base, tree), "vessels")
     center = apply_to_points(base, tree.mean(axis=0)[None])[0]
     rng = np.random.default_rng(seed)
     tries = np.concatenate([np.zeros((1, 6)), rng.uniform(-0.8, 0.8, (40, 6))])

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from registration.camera import PinholeCamera
 from registration.errors import InputError
 from registration.pose_error import PoseError
-from registration.projection.carm import Attenuation
+from registration.projection.carm import Attenuation, one_direction, refuse_unseen
 from registration.projection.refinement import refine
 from registration.projection.similarity import View
 from registration.rigid import Array, apply_to_points, check_rigid, turned_about
@@ -95,17 +95,22 @@ def register_projections(
         limits: on the 95 % error at the volume's middle.
 
     Raises:
-        InputError: counts or sizes that differ, images without structure.
+        InputError: counts or sizes that differ, images without structure, a start from which a view shows nothing.
     """
     if not len(images) or len(images) != len(cameras):
         raise InputError(f"{len(images)} images and {len(cameras)} cameras; give one camera per view.")
     arrays = [np.asarray(image, dtype=np.float64) for image in images]
     for k, (image, camera) in enumerate(zip(arrays, cameras, strict=True)):
         if image.shape != (camera.height, camera.width):
-            raise InputError(f"view {k} has shape {image.shape}, its camera {camera.height} x {camera.width} pixels.")
+            raise InputError(
+                f"view {k + 1} has shape {image.shape}, its camera {camera.height} x {camera.width} pixels."
+            )
         if not np.isfinite(image).all() or float(np.ptp(image)) <= 0.0:
-            raise InputError(f"view {k} is flat or holds values that are not finite; take the image again.")
+            raise InputError(f"view {k + 1} is flat or holds values that are not finite; take the image again.")
     base = np.eye(4) if start is None else check_rigid(start, "start")
+    reach = np.linspace(0.0, 1.0, 9)[:, None, None]
+    within = (volume.middle + reach * (volume.corners - volume.middle)).reshape(-1, 3)
+    refuse_unseen(cameras, apply_to_points(base, within), "volume")
     rng = np.random.default_rng(seed)
     center = base[:3, :3] @ volume.middle + base[:3, 3]
     distances = [float(np.linalg.norm(apply_to_points(c.camera_from_world, center))) for c in cameras]
@@ -157,10 +162,8 @@ def register_projections(
         verdicts.append(Verdict("check", f"{shown}: the pose lies at the edge of the reach searched; search further"))
     if max(others, default=0.0) > APART_MM:
         verdicts.append(Verdict("check", f"{shown}: a pose {max(others):.0f} mm away fits as well; take another view"))
-    if len(cameras) == 1:
-        verdicts.append(
-            Verdict("check", f"{shown}: one view holds the depth along the beam poorly; take a second view")
-        )
+    if one_direction(cameras):
+        verdicts.append(Verdict("check", f"{shown}: one view holds the depth along the beam poorly; take a second one"))
     return ProjectionRegistration(
         pose, error, error_95, similarity, first, SEARCHES, max(others, default=float("nan")), worst(verdicts)
     )

@@ -18,7 +18,7 @@ normals pretend.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import small_gicp
@@ -49,6 +49,9 @@ DEGENERATE_RATIO = 0.02
 """A direction held by less than this part of the best held one is called free."""
 
 LEAST_INLIERS = 0.5
+
+SMALL_PART = 0.15
+"""Points that span less of the surface may be in cm: asked for where the registration does not pass."""
 
 UNITS_APART = 300.0
 """Sizes farther apart than this are in meters and in mm."""
@@ -163,7 +166,11 @@ def register_surface(
     floor = 0.25 / 9.0
     rival = max(min(others), floor) / max(costs[best], floor) if others else math.inf
     agreeing = int(sum(_apart(p, pose, points) < 2.0 for p in poses))
-    return _judged(pose, points, target, noise_mm, max(reach_mm, 10.0), len(starts), agreeing, rival, limits)
+    result = _judged(pose, points, target, noise_mm, max(reach_mm, 10.0), len(starts), agreeing, rival, limits)
+    if result.verdict.level != "pass" and size < SMALL_PART * target.diameter:
+        asked = f"the points span {size:.3g} mm of a surface of {target.diameter:.3g} mm: are both in mm?"
+        return replace(result, verdict=Verdict(result.verdict.level, f"{result.verdict.reason}; {asked}"))
+    return result
 
 
 def _starts(points: Array, target: SurfaceTarget, start: ArrayLike | None, reach_mm: float, reach_deg: float) -> Array:

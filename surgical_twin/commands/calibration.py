@@ -7,7 +7,7 @@ import typer
 import typer.core
 
 from surgical_twin.commands.assimilation import history
-from surgical_twin.commands.console import CaseFolder, read_numbers
+from surgical_twin.commands.console import CaseFolder, read_wholes
 from surgical_twin.commands.registration import PointsFile, conclude
 
 
@@ -31,6 +31,9 @@ calibrate = typer.Typer(
     "clocks by the commands below.",
 )
 calibrate.command()(history)
+
+STILL_MM, WIDE_MM = 1.0, 20.0
+"""Of two frames on one body that turns, one that stays within the first while the other moves by the second is odd."""
 
 Recording = Annotated[
     Path, typer.Argument(help="PLUS or Slicer sequence (.mha, .nrrd) or table of time,x,y,z,qx,qy,qz,qw in mm.")
@@ -119,11 +122,13 @@ def template(
     from registration.calibration.pivot import calibrate_on_template
     from registration.point_files import read_point_file
     from registration.pose_files import read_pose_table
+    from registration.verdict import worst
     from surgical_twin.case import Case
     from surgical_twin.registration_results import draw_curves, limits_of
 
     opened = Case.open(case)
     stream, places = read_pose_table(poses), read_point_file(holes).points
+    stream.used()  # says why none is
     kept = stream.valid if len(stream.valid) == len(places) else np.ones(len(stream.valid), dtype=bool)
     result = calibrate_on_template(stream.poses[kept], places[kept[: len(places)]], limits=limits_of(opened, "pivot"))
     figures = {
@@ -135,7 +140,7 @@ def template(
     }
     curves = {"tip": (np.flatnonzero(kept) + 1.0, result.residuals)}
     draw = draw_curves(curves, "pose", "tip off the mean [mm]", dots=True)
-    conclude(opened, "template", result.verdict, figures, draw, [poses, holes])
+    conclude(opened, "template", worst([result.verdict, stream.loss]), figures, draw, [poses, holes])
 
 
 @calibrate.command("hand-eye")
@@ -146,10 +151,12 @@ def hand_eye(
     unit: Annotated[float, typer.Option(help="Length of the files' unit in mm; 1000 for meters.")] = 1.0,
 ) -> None:
     """Find how one tracked frame sits on another, and how far their clocks are apart."""
+    import numpy as np
+
     from registration.calibration.hand_eye import calibrate_hand_eye_streams
     from registration.calibration.pose_stream_offset import turning_speed
     from registration.pose_files import read_pose_table
-    from registration.verdict import worst
+    from registration.verdict import Verdict, worst
     from surgical_twin.case import Case
     from surgical_twin.registration_results import draw_curves, limits_of
 
@@ -177,7 +184,14 @@ def hand_eye(
         "second, by the first one's clock": (tb - (result.offset_s or 0.0) - begin, speed_b),
     }
     draw = draw_curves(curves, "time [s]", "speed of turning [rad/s]")
-    verdict = worst([result.verdict, *(stream.loss for stream in recorded)])
+    verdicts = [result.verdict, *(stream.loss for stream in recorded)]
+    wide = [float(np.ptp(stream.poses[:, :3, 3], axis=0).max()) for stream in (a, b)]
+    if min(wide) < STILL_MM and max(wide) > WIDE_MM:
+        path = (first, second)[int(np.argmin(wide))]
+        said = f"the positions in {path} lie within {min(wide):.2g} mm, the others move by {max(wide):.3g} mm"
+        said += ": is one in meters?"
+        verdicts.append(Verdict("check", said))
+    verdict = worst(verdicts)
     conclude(opened, "hand-eye", verdict, figures, draw, [first, second])
 
 
@@ -251,13 +265,13 @@ def camera(
     if len(views) == 1 and views[0].suffix.lower() in (".csv", ".txt"):
         if size is None:
             raise InputError("a table of views does not say how large the image is; give --size WIDTH,HEIGHT.")
-        width, height = (int(v) for v in read_numbers("--size", size, "WIDTH,HEIGHT", "whole numbers"))
+        width, height = read_wholes("--size", size, "WIDTH,HEIGHT")
         grids, pixels, numbers = read_views(views[0])
         used = list(range(len(numbers)))
     else:
         if grid is None:
             raise InputError("pictures do not say what grid they show; give --grid COLUMNS,ROWS and --spacing MM.")
-        columns, rows = (int(v) for v in read_numbers("--grid", grid, "COLUMNS,ROWS", "whole numbers"))
+        columns, rows = read_wholes("--grid", grid, "COLUMNS,ROWS")
         grids, pixels, (width, height), used = find_grids(views, columns, rows, spacing, pattern)  # type: ignore[arg-type]
     result = calibrate_camera(grids, pixels, (width, height))
     found = result.camera

@@ -10,6 +10,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from surgical_twin.errors import InputError
 
+MOST = 100_000
+"""No picture has more columns, and no grid more points in a row."""
+
 out = Console()
 err = Console(stderr=True)
 
@@ -25,6 +28,18 @@ def progress_bar() -> Progress:
         TimeElapsedColumn(),
         console=err,
     )
+
+
+def read_wholes(option: str, text: str, form: str) -> tuple[int, ...]:
+    """Read an option's whole numbers from 1 on with commas between, as `read_numbers`.
+
+    Raises:
+        InputError: these are not as many whole numbers as the form has, or none that can be counted to.
+    """
+    numbers = read_numbers(option, text, form, "whole numbers")
+    if any(value != round(value) or not 1 <= value <= MOST for value in numbers):
+        raise InputError(f'{option} "{text}" is not {form}: whole numbers from 1 to {MOST} with commas between.')
+    return tuple(round(value) for value in numbers)
 
 
 def read_numbers(option: str, text: str, form: str, meaning: str) -> tuple[float, ...]:

@@ -332,8 +332,9 @@ def elastic(
     from registration.elastic import ElasticBody
     from registration.point_files import read_point_file
     from registration.pose_error import radius_95
-    from registration.verdict import judge, worst
+    from registration.verdict import Verdict, judge, worst
     from surgical_twin.case import CENTERLINE, Case, write_table
+    from surgical_twin.errors import InputError
     from surgical_twin.registration_inputs import read_tissue
     from surgical_twin.registration_results import draw_points, limits_of
 
@@ -346,10 +347,18 @@ def elastic(
     tissue = ElasticBody(nodes, tetrahedra)
     tissue.prepare(source, support=held)
     warp = tissue.register(goal - source, noise_mm=noise)
+    away = tissue.outside(along)
+    if away.all():
+        raise InputError(
+            f"{move_path}: all {len(along)} points to move lie far from {body}; give both in one frame, in mm."
+        )
     moved = warp(along)
     some = along[np.unique(np.linspace(0, len(along) - 1, 20).astype(int))]
     error = max(radius_95(covariance) for covariance in warp.covariance(some))
-    verdict = worst([warp.verdict, judge("largest error (95 %)", error, limits_of(opened, "elastic"), "mm")])
+    verdicts = [warp.verdict, judge("largest error (95 %)", error, limits_of(opened, "elastic"), "mm")]
+    if away.any():
+        verdicts.append(Verdict("check", f"{away.sum()} of {len(along)} points to move lie far outside the body"))
+    verdict = worst(verdicts)
     figures = {
         "error_95_mm": error,
         "largest_mm": warp.largest_mm,

@@ -150,7 +150,7 @@ def test_angiograms_that_cannot_be_used_are_named(planned, angiograms, xray, tmp
     assert "DistanceSourceToDetector" in planned.refused("register", "angiogram", plain)
     assert "cannot be read" in planned.refused("register", "angiogram", tmp_path / "none.dcm")
     wrong = planned.refused("register", "angiogram", paths[0], "--mask", plain)
-    assert "view 0" in wrong
+    assert "view 1" in wrong
 
 
 def test_lines_of_a_straight_vessel_run_along_its_middle():

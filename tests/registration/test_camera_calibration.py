@@ -55,7 +55,7 @@ def test_frontal_views_are_told():
     ("grids", "pixels", "words"),
     [
         ([GRID] * 3, [GRID[:, :2]] * 3, "3 views"),
-        ([GRID] * 6, [GRID[:5, :2]] * 6, "view 0 has 88 grid points and 5 pixels"),
+        ([GRID] * 6, [GRID[:5, :2]] * 6, "view 1 has 88 grid points and 5 pixels"),
         ([GRID] * 6, [np.full((88, 2), np.nan)] * 6, "finite"),
         ([GRID + (0, 0, 1.0)] * 6, [GRID[:, :2]] * 6, "not flat"),
         ([GRID] * 6, [GRID[:, :2]] * 7, "6 grids but 7"),

@@ -165,9 +165,9 @@ def test_views_that_cannot_be_used_are_named(volume):
     camera = view(0.0)
     with pytest.raises(InputError, match="1 images and 2 cameras"):
         register_projections([np.eye(120)], [camera, camera], volume)
-    with pytest.raises(InputError, match="view 0 has shape"):
+    with pytest.raises(InputError, match="view 1 has shape"):
         register_projections([np.eye(60)], [camera], volume)
     with pytest.raises(InputError, match="flat"):
         register_projections([np.ones((120, 120))], [camera], volume)
-    with pytest.raises(InputError, match="view 0 shows no vessel"):
+    with pytest.raises(InputError, match="view 1 shows no vessel"):
         register_centerline(tree(), [np.zeros((120, 120))], [camera])

@@ -244,6 +244,16 @@ def test_surface_refuses_what_cannot_be_used(terminal, table, tmp_path, bent_bod
     assert "failed (too far)" in said
 
 
+def test_touched_points_in_centimeters_are_asked_for(terminal, table, bent_body):
+    bent_body.save(terminal.case / SURFACE)
+    rng = np.random.default_rng(2)
+    touched = moved(bent_body.points[rng.choice(bent_body.n_points, 200)], rng, 0.3)
+    terminal.run("register", "surface", table("cm.csv", touched / 10.0))
+    assert terminal.result("surface")["verdict"] != "pass"
+    assert "are both in mm?" in terminal.said
+    assert "is a folder" in terminal.refused("register", "surface", table("t.csv", touched), "--mesh", terminal.case)
+
+
 # Images
 
 
@@ -311,6 +321,23 @@ def test_image_refuses_what_cannot_be_used(terminal, tmp_path, points):
     )
     sitk.WriteImage(sitk.Image([16, 16, 16], sitk.sitkFloat32), str(tmp_path / "flat.nrrd"))
     assert "same value everywhere" in terminal.refused("register", "image", tmp_path / "flat.nrrd", *words)
+
+
+def test_images_of_more_than_one_volume_of_other_units_or_mirrored_are_refused(terminal, tmp_path, head_ct):
+    ct = head_ct(24, 6.0)
+    fixed = tmp_path / "fixed.nrrd"
+    sitk.WriteImage(ct, str(fixed))
+    sitk.WriteImage(sitk.JoinSeries([ct, ct]), str(tmp_path / "series.nrrd"))
+    said = terminal.refused("register", "image", tmp_path / "series.nrrd", "--fixed", fixed)
+    assert "4 dimensions; save one volume" in said
+    mirror = tmp_path / "mirror.tfm"
+    sitk.WriteTransform(sitk.AffineTransform([-1, 0, 0, 0, 1, 0, 0, 0, 1.0], [0, 0, 0]), str(mirror))
+    said = terminal.refused("register", "image", fixed, "--fixed", fixed, "--start", mirror)
+    assert "the start mirrors the image" in said
+    ct.SetSpacing((0.006,) * 3)
+    sitk.WriteImage(ct, str(tmp_path / "meters.nrrd"))
+    said = terminal.refused("register", "image", tmp_path / "meters.nrrd", "--fixed", fixed)
+    assert "144 mm wide and the moving one 0.144 mm" in said
 
 
 def test_images_that_do_not_overlap_are_named(terminal, tmp_path, points):
@@ -441,6 +468,31 @@ def test_elastic_refuses_what_cannot_be_used(terminal, tmp_path, table):
     assert "no centerline.vtp" in terminal.refused("register", "elastic", body, points, points)
 
 
+def test_elastic_refuses_what_lies_elsewhere_or_went_too_far(terminal, tmp_path, table):
+    body = block(tmp_path / "body.vtu")
+    rng = np.random.default_rng(5)
+    before = np.column_stack([rng.uniform(5, 115, 40), rng.uniform(5, 100, 40), np.full(40, 90.0)])
+    source, goal = table("b.csv", before), table("a.csv", before - (0, 0, 4.0))
+    target = table("targets.csv", [[60.0, 50.0, 45.0]])
+    elsewhere = table("elsewhere.csv", [[5000.0, 0, 0]])
+    words = ("register", "elastic", body)
+    assert "all 1 points to move lie far from" in terminal.refused(*words, source, goal, "--move", elsewhere)
+    said = terminal.refused(*words, source, goal, "--move", target, "--support", elsewhere)
+    assert "1 of 1 support points lie far from the body, which is 183 mm across" in said
+    off = table("off.csv", before + 500.0)
+    assert "40 of 40 surface points" in terminal.refused(*words, off, off, "--move", target)
+    grid = pyvista.read(body)
+    grid.points = np.asarray(grid.points) / 1000.0
+    grid.save(tmp_path / "meters.vtu")
+    said = terminal.refused(*words[:2], tmp_path / "meters.vtu", source, goal, "--move", target)
+    assert "the body, which is 0.183 mm across" in said
+    assert terminal.run(*words, source, table("far.csv", before + 500.0), "--move", target) == 1
+    assert "were both sets measured in one frame?" in terminal.said
+    both = table("both.csv", [[60.0, 50.0, 45.0], [5000.0, 0, 0]])
+    assert terminal.run(*words, source, goal, "--move", both) == 0
+    assert "CHECK: 1 of 2 points to move lie far outside the body" in terminal.said
+
+
 # Projection
 
 
@@ -488,6 +540,48 @@ def test_projection_refuses_pictures_without_geometry(terminal, tmp_path, head_c
     start = tmp_path / "start.json"
     start.write_text('{"verdict": "pass", "image_from_tracker": []}')
     assert "world_from_image" in terminal.refused("register", "projection", view, "--start", start)
+
+
+def test_projection_names_a_volume_or_a_start_that_shows_nothing(terminal, tmp_path, head_ct, xray):
+    ct = head_ct(32, 5.0)
+    sitk.WriteImage(ct, str(terminal.case / "image.nrrd"))
+    view = xray(tmp_path / "view.dcm", np.random.default_rng(0).random((64, 64)), 0.0)
+
+    def refused(image, *words):
+        sitk.WriteImage(image, str(tmp_path / "ct.nrrd"))
+        return terminal.refused("register", "projection", view, "--ct", tmp_path / "ct.nrrd", *words)
+
+    assert "values that are not finite" in refused(ct * float("nan"))
+    assert "nothing above -700; give one in Hounsfield units" in refused(ct * 0.0 - 1000.0)
+    assert "3 values per voxel" in refused(sitk.Compose(ct, ct, ct))
+    assert "32 x 32 x 1 voxels" in refused(ct[:, :, 5:6])
+    ct.SetSpacing((0.005,) * 3)
+    assert "0.16 mm wide; mend its spacing" in refused(ct)
+    start = tmp_path / "start.json"
+    far = [[1, 0, 0, 5000], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    start.write_text(f'{{"verdict": "pass", "world_from_image": {far}}}')
+    said = terminal.refused("register", "projection", view, "--start", start)
+    assert "view 1 shows nothing of the volume where the search begins" in said
+
+
+def test_two_projections_from_one_side_hold_the_depth_no_better_than_one(terminal, tmp_path, head_ct, xray):
+    ct = head_ct(32, 5.0)
+    sitk.WriteImage(ct, str(terminal.case / "image.nrrd"))
+    volume = Attenuation.from_ct(ct, spacing=4.0)
+    camera = carm_camera(
+        primary_deg=0.0,
+        secondary_deg=0.0,
+        source_to_detector=1100.0,
+        source_to_isocenter=750.0,
+        pixel_mm=4.0,
+        width=72,
+        height=72,
+        isocenter=tuple(volume.middle),
+    )
+    view = xray(tmp_path / "view.dcm", radiograph(volume, camera, np.eye(4)), 0.0, pixel=4.0)
+    assert terminal.run("register", "projection", view, view) == 0
+    assert terminal.result("projection")["verdict"] == "check"
+    assert "one view holds the depth along the beam poorly" in terminal.said
 
 
 # All of them
