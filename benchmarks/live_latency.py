@@ -41,10 +41,13 @@ from surgical_twin.session import Session
 from surgical_twin.session_model import SessionModel
 from surgical_twin.session_state import SessionState
 from surgical_twin.standard_load import LoadSettings, read_stations, standard_load
+from surgical_twin.warm_up import warm_up
 from surgical_twin.watchdog import Pulse, watched
 
 MEMBERS = 128
 START_S = 60.0
+KNOWN = 100
+"""Observations before the kill."""
 PIECE_S = 10.0
 """Of the long procedure; the memory is looked at after each."""
 FEWEST_PIECES = 8
@@ -68,6 +71,7 @@ def session_model(case: Path) -> SessionModel:
 def run_twin(case: Path, folder: Path, devices: str, states: str) -> None:
     """The twin's process: the live loop under its watchdog, with a report in the end."""
     model = session_model(case)
+    warm_up(model)
     pulse = Pulse()
     try:
         before = watched(pulse, lambda text: print(text, file=sys.stderr))
@@ -153,7 +157,11 @@ def latencies(report: dict[str, Any]) -> dict[str, Any]:
 
 def recovery(twin: subprocess.Popen[bytes], listener: Subscriber) -> dict[str, Any]:
     """Kill the session's process, and see how long no state comes and whether it knows what it knew."""
-    before = states_until(listener, time.monotonic() + 4.0)[-1][1]
+    deadline, before = time.monotonic() + START_S, None
+    while before is None or before.counters.get("assimilated", 0) < KNOWN:
+        if time.monotonic() > deadline:
+            raise SystemExit("the twin assimilated nothing")
+        before = states_until(listener, time.monotonic() + 0.5)[-1][1]
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(twin.pid)], capture_output=True, text=True, check=True)
     os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
     begin = time.monotonic()

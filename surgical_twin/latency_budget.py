@@ -21,6 +21,7 @@ from streams.wire import pack
 from surgical_twin.errors import InputError
 from surgical_twin.session import Session
 from surgical_twin.session_state import SessionState
+from surgical_twin.tick_rates import POSE_TICK_NS, TICK_NS
 
 Array = NDArray[np.float64]
 
@@ -29,10 +30,6 @@ FIRST = (ToolPose, Tick)
 
 SHARE = 0.99
 FACTORS = (1.0, 2.0, 4.0, 8.0)
-
-TICK_NS = 10_000_000
-POSE_TICK_NS = 5_000_000
-"""As the live loop has it: a state at least this often, and after a pose unless one was so short a time ago."""
 
 
 @dataclass(frozen=True)

@@ -59,14 +59,9 @@ from surgical_twin.live_report import LiveReport
 from surgical_twin.session import Session
 from surgical_twin.session_model import SessionModel
 from surgical_twin.session_state import SessionState
+from surgical_twin.tick_rates import POSE_TICK_NS, TICK_NS
 
 log = logging.getLogger(__name__)
-
-TICK_NS = 10_000_000
-"""Longest time between two published states: at least 100 Hz."""
-
-SHORTEST_TICK_NS = 5_000_000
-"""A new pose is published at once, unless a state was published so short a time ago."""
 
 AUDIT_LOG = "audit.jsonl"
 """In the case's folder."""
@@ -314,7 +309,6 @@ class LiveLoop:
             else:
                 self._take_ready(time.monotonic_ns() + TICK_NS)
             now = now_ns()
-            self._report(now)
             lag = max(0, now - self._ready[0].receive_time_ns) if self._ready else 0
             self._moved = False
             stages = StageTimes(self._longest_wait_ns, self._longest_step_ns, self._publish_ns)
@@ -323,7 +317,9 @@ class LiveLoop:
                 Tick(stream=CLOCK_STREAM, sequence=self._tick, source_time_ns=now, lag_ns=lag, stages=stages),
                 receive_time_ns=now,
             )
-            # A question may take its time: the state that a pose asked for goes first.
+            # The state that a pose asked for goes first: what was noticed is in the next, and a question may take its
+            # time.
+            self._report(now)
             self._publisher.greet()
             if self._commands is not None:
                 self._commands.serve(self._answer)
@@ -336,7 +332,7 @@ class LiveLoop:
             if now >= self._checkpoint_due_ns:
                 self._checkpoints.keep(self._checkpoint(now))
             # After a stall the clock goes on from now: ticks are not made up for.
-            self._earliest = time.monotonic_ns() + SHORTEST_TICK_NS
+            self._earliest = time.monotonic_ns() + POSE_TICK_NS
             next_tick = max(next_tick + TICK_NS, time.monotonic_ns() - TICK_NS)
             if self._state.ended:
                 ended_ns = ended_ns or now
@@ -408,7 +404,10 @@ class LiveLoop:
 
     def _take_own(self, message: Message, receive_time_ns: int | None = None) -> tuple[TwinState, ...]:
         received = message.source_time_ns if receive_time_ns is None else receive_time_ns
-        return self._take(event_from_frame(self._index, received, pack(message)))
+        frame = pack(message)
+        if isinstance(message, Tick):  # of whole numbers, which a pose waits for: it need not be taken apart again
+            return self._take(Event(self._index, received, frame, message))
+        return self._take(event_from_frame(self._index, received, frame))
 
     def _take(self, event: Event) -> tuple[TwinState, ...]:
         """Record an event, fold it, publish and record what comes of it."""

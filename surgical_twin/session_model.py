@@ -24,6 +24,7 @@ from surgical_twin.flow.waveform import PeriodicWaveform
 from surgical_twin.flow.windkessel import Windkessel
 from surgical_twin.missing_settings import read_missingness
 from surgical_twin.registration_inputs import read_branch_tree
+from surgical_twin.tip_kernel import TipField, mean_and_variance, pressure_at_tip
 from surgical_twin.units import CUBIC_METRES_PER_ML, METRES_PER_MM, PASCAL_PER_MMHG
 
 Array = NDArray[np.float64]
@@ -241,9 +242,11 @@ class SessionModel:
         total: Array = np.hypot(self.flow_error_ml_s, split)
         return total
 
-    def with_discrepancy(self, reduced: Array, drop: Array) -> Array:
+    def with_discrepancy(self, reduced: Array | float, drop: Array | float) -> Array:
         """(n,) mmHg: the reduced model's error (n,), with the 3D model's on a drop (n,) and the inflow's shape's."""
-        total: Array = np.sqrt(reduced**2 + (self.settings.drop_uncertainty * drop) ** 2 + self.shape_error_mmhg**2)
+        total: Array = np.sqrt(
+            np.square(reduced) + (self.settings.drop_uncertainty * drop) ** 2 + self.shape_error_mmhg**2
+        )
         return total
 
     def place(self, points: Array) -> "Place":
@@ -286,13 +289,55 @@ class SessionModel:
         along: Array = here + change / PASCAL_PER_MMHG
         return along
 
+    def pressure_at_tip(self, ports: PortState, tip: Array, away: Array) -> tuple[float, float, float, float, float]:
+        """What an ensemble says of the pressure at a tip.
+
+        Args:
+            ports: the ensemble.
+            tip: (3,) mm, LPS; outside the lumen it stands for the nearest place in it.
+            away: (members, 3) mm, where each member has it, from there.
+
+        Returns:
+            The mean [mmHg]; the members' variance [mmHg^2], each where it has the tip, and all at the same place;
+            the mean's gradient [mmHg/mm]; and the standard deviation of the model's error [mmHg].
+        """
+        if self._tip_field is not None:
+            said = pressure_at_tip(
+                self._tip_field, tip, away, self.coefficients(ports), self.mean_coefficients(ports), REACH_MM
+            )
+            if said.inside:
+                error = self.with_discrepancy(said.error / PASCAL_PER_MMHG, said.drop / PASCAL_PER_MMHG)
+                square = PASCAL_PER_MMHG**2
+                slope = said.slope * METRES_PER_MM / PASCAL_PER_MMHG
+                mean = said.mean / PASCAL_PER_MMHG
+                return mean, said.variance / square, said.variance_here / square, slope, float(error)
+        place = self.place(tip)
+        mean, total = mean_and_variance(self.pressure_near(place, ports, tip, away))
+        here = mean_and_variance(self.pressure_at(place, ports)[:, 0])[1]
+        slope = float(np.linalg.norm(self.mean_gradient(place, ports)))
+        return mean, total, here, slope, float(self.model_error_mmhg(place, ports)[0])
+
+    @cached_property
+    def _tip_field(self) -> TipField | None:
+        """What compiled code asks of the case; None where there is no centerline."""
+        if self.lumen is None:
+            return None
+        decoder = self.reduced.decoder
+        modes, gradients = decoder.nodal_modes
+        locator, errors = decoder.locator, np.ascontiguousarray(self.reduced.pressure_error_std, dtype=float)
+        return TipField(locator.raster, locator.tetrahedra, modes, gradients, errors, self._stations)
+
     def port_flow(self, ports: PortState) -> Array:
         """(members, ports) m^3/s: into the inlet, out of the outlets."""
-        return np.column_stack([ports.inflow, ports.flow])
+        return cast(Array, self.once("port flow", ports, lambda one: np.column_stack([one.inflow, one.flow])))
 
     def port_pressure(self, ports: PortState) -> Array:
         """(members, ports) Pa."""
-        return np.column_stack([ports.inlet_pressure, ports.outlet_pressure])
+
+        def stacked(one: PortState) -> Array:
+            return np.column_stack([one.inlet_pressure, one.outlet_pressure])
+
+        return cast(Array, self.once("port pressure", ports, stacked))
 
 
 def _same(known: object, of: object) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from registration.pose_error import PoseError, displacement_jacobian
+from registration.pose_error import PoseError
 from streams.estimates import StageTimes
 from streams.events import SequenceWatch
 from streams.messages import Forecast, IntakeReport, SessionStart, ToolPose
@@ -71,10 +71,10 @@ class TipFix:
         if ensemble is None:
             covariance = self.error.point_covariance(self.position)
             return ShownTip(self.position, self.covariance, float(np.sqrt(np.trace(covariance))))
-        jacobian = displacement_jacobian(self.position - self.error.center) @ self.factor
-        away, middle, covariance = spread_of_tips(ensemble.errors, jacobian)
+        away, middle, covariance = spread_of_tips(ensemble.errors, self.position - self.error.center, self.factor)
         tre = math.sqrt(float(covariance[0, 0] + covariance[1, 1] + covariance[2, 2]))
-        return ShownTip(self.position + middle, covariance + np.eye(3) * self.tracker_variance, tre, away)
+        covariance.flat[::4] += self.tracker_variance
+        return ShownTip(self.position + middle, covariance, tre, away)
 
 
 @dataclass(frozen=True)

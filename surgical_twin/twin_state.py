@@ -29,7 +29,6 @@ from surgical_twin.assimilation.self_watch import DAMPED, DISTORTED, MOVED, Self
 from surgical_twin.intervals import NORMAL_95, estimates
 from surgical_twin.session_model import SessionModel
 from surgical_twin.session_state import SessionState, ShownTip, TipFix, tip_fix
-from surgical_twin.tip_kernel import mean_and_variance
 from surgical_twin.units import CUBIC_METRES_PER_ML, PASCAL_PER_MMHG
 
 Array = NDArray[np.float64]
@@ -143,7 +142,7 @@ def _flow_said(model: SessionModel, ensemble: FilterState) -> FlowSaid:
         "port_flow_ml_s": _by_port(model.port_names, flow, model.said_flow_error_ml_s(flow)),
         "parameters": _parameters(model, ensemble.log_factors),
         "axis_pressure_mmhg": estimates(axis, axis_error),
-        "field_coefficients": tuple(model.coefficients(ports).mean(axis=0).tolist()),
+        "field_coefficients": tuple(model.mean_coefficients(ports).tolist()),
         "field_deviation_mmhg": float(np.sqrt(pressure[:, 0].var(ddof=1) + port_error[0] ** 2)),
         "inflow_shape": estimates(ensemble.shape),
     }
@@ -155,7 +154,7 @@ def prepare(model: SessionModel, state: SessionState) -> None:
     if state.ensemble is None or state.beat is None:
         return
     flow_said(model, state.ensemble)
-    _sensor_errors(model, state.ensemble)
+    _sensors(model, state.ensemble, state)
     model.once("consistency", state.watching, _consistency)
     pose = state.poses.get(state.tool or "")
     fix = None if pose is None else tip_fix(state, state.tool, pose.source_time_ns)
@@ -165,16 +164,11 @@ def prepare(model: SessionModel, state: SessionState) -> None:
 
 def _tip_pressure(model: SessionModel, ensemble: FilterState, shown: ShownTip, tracker_variance: float) -> TipPressure:
     """Pressure at the tip, and what its uncertainty is made of."""
-    ports = ensemble.ports
-    place = model.place(shown.position)
     assert shown.away is not None
-    members = model.pressure_near(place, ports, shown.position, shown.away)
-    mean, total = mean_and_variance(members)
-    gradient = model.mean_gradient(place, ports)
-    tracker = float(gradient @ gradient) * tracker_variance
-    error = float(model.model_error_mmhg(place, ports)[0])
+    mean, total, here, slope, error = model.pressure_at_tip(ensemble.ports, shown.position, shown.away)
+    tracker = slope**2 * tracker_variance
     # Where the tip is and what the patient is may be known together better than either: then all of it is the patient.
-    parameter = min(mean_and_variance(model.pressure_at(place, ports)[:, 0])[1], total)
+    parameter = min(here, total)
     parts = UncertaintyParts(
         parameter=math.sqrt(parameter), measurement=math.sqrt(total - parameter + tracker), model=error
     )
@@ -183,10 +177,17 @@ def _tip_pressure(model: SessionModel, ensemble: FilterState, shown: ShownTip, t
 
 
 def _sensors(model: SessionModel, ensemble: FilterState, state: SessionState) -> dict[str, SensorState]:
-    """What is known of each pressure sensor."""
+    """What is known of each pressure sensor; the same for all poses between measurements."""
+    known: dict[str, SensorState] = model.once(
+        "sensors", (ensemble, state.watching, state.signals), lambda _: _sensors_said(ensemble, state)
+    )
+    return known
+
+
+def _sensors_said(ensemble: FilterState, state: SessionState) -> dict[str, SensorState]:
     said = {}
     conditions = sensor_conditions(state)
-    errors = _sensor_errors(model, ensemble)
+    errors = estimates(ensemble.errors)
     for slot in ensemble.sensors:
         known = errors[slot.begin : slot.begin + SENSOR_COLUMNS]
         watch = state.watching.sensors.get(slot.name)
@@ -198,12 +199,6 @@ def _sensors(model: SessionModel, ensemble: FilterState, state: SessionState) ->
             natural_frequency_hz=None if slot.port is None else _exponential(known[FREQUENCY]),
             damping=None if slot.port is None else _exponential(known[DAMPING]),
         )
-    return said
-
-
-def _sensor_errors(model: SessionModel, ensemble: FilterState) -> tuple[Estimate, ...]:
-    """What is known of all errors that the ensemble has, in its own scale."""
-    said: tuple[Estimate, ...] = model.once("errors", ensemble, lambda one: estimates(one.errors))
     return said
 
 

@@ -104,6 +104,7 @@ def live(
     from surgical_twin.live import AUDIT_LOG, Endpoints, LiveLoop
     from surgical_twin.patient_registration import read_registration
     from surgical_twin.session_model import SessionModel
+    from surgical_twin.warm_up import warm_up
     from surgical_twin.watchdog import Pulse, watched
 
     opened = Case.open(case)
@@ -113,6 +114,8 @@ def live(
     registered = None if registration is None else read_registration(opened, registration)
     own_key = display_key(keys, insecure=insecure)
     model = SessionModel.load(opened)
+    with err.status("making ready"):
+        warm_up(model)
     display = start_display(case, states, window=show, web=web, key=own_key, commands=commands)
     pulse = Pulse()
     watching = os.getpid()

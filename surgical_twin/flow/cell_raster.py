@@ -6,7 +6,7 @@ a tool's tip needs at every pose; a tree of centroids takes ten times as long to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -24,9 +24,8 @@ MOST_ENTRIES = 40
 _GROWTH = 1.3
 
 
-@dataclass(frozen=True)
-class CellRaster:
-    """The raster; unit and frame of the mesh."""
+class CellRaster(NamedTuple):
+    """The raster; unit and frame of the mesh. Compiled code takes it as it is."""
 
     low: Array
     """(3,) where it begins"""
@@ -37,10 +36,17 @@ class CellRaster:
     """(boxes + 1,) where the cells of each box begin in `cells`"""
     cells: Indices
     """of all boxes, by rising number in each"""
+    origins: Array
+    """(nc, 3) the first vertex of each cell"""
+    gradients: Array
+    """(nc, 3, 3) by row: of the barycentric weights of the cell's other three vertices"""
+    tolerance: float
+    """a barycentric weight so far below zero still counts as inside"""
 
     @classmethod
-    def of(cls, corners: Array, margin: float) -> CellRaster:
-        """Of cells with ``corners`` (nc, 4, 3), each taken for larger by ``margin`` of its size on all sides."""
+    def of(cls, corners: Array, gradients: Array, tolerance: float) -> CellRaster:
+        """Of cells with ``corners`` (nc, 4, 3) and weights' ``gradients``; no cell is flat."""
+        margin = 4.0 * tolerance  # of a cell's size, by which it reaches further on all sides
         lows, highs = corners.min(axis=1), corners.max(axis=1)
         pad = margin * (highs - lows).max(axis=1, keepdims=True)
         lows, highs = lows - pad, highs + pad
@@ -53,7 +59,8 @@ class CellRaster:
                 break
             spacing *= _GROWTH
         begins, cells = _entries((lows - low) / spacing, (highs - low) / spacing, shape)
-        return cls(low, spacing, shape, begins, cells)
+        origins = np.ascontiguousarray(corners[:, 0])
+        return cls(low, spacing, shape, begins, cells, origins, np.ascontiguousarray(gradients), tolerance)
 
 
 @njit(cache=True)
@@ -82,55 +89,47 @@ def _entries(lows: Array, highs: Array, shape: Indices) -> tuple[Indices, Indice
 
 
 @njit(cache=True)
-def holding_cells(  # pragma: no cover - compiled
-    points: Array,
-    low: Array,
-    spacing: float,
-    shape: Indices,
-    begins: Indices,
-    cells: Indices,
-    origins: Array,
-    gradients: Array,
-    tolerance: float,
-) -> tuple[Indices, Array]:
-    """The cell that holds each point (n, 3), -1 where none does, and its weights (n, 4), not negative and with sum one.
+def holding_cell(  # pragma: no cover - compiled
+    x: float, y: float, z: float, raster: CellRaster, weights: Array
+) -> int:
+    """The cell that holds a point, -1 where none does; its ``weights`` (4,), not negative and with sum one, are filled.
 
     Of several the one with the largest least weight, and of those the first: it depends on the point alone.
-
-    Args:
-        points: where.
-        low, spacing, shape, begins, cells: of the raster.
-        origins: (nc, 3) the first vertex of each cell.
-        gradients: (nc, 3, 3) by row: of the barycentric weights of the other three.
-        tolerance: a weight so far below zero still counts as inside.
     """
-    held, weights = np.full(len(points), -1), np.zeros((len(points), 4))
+    i = int(np.floor((x - raster.low[0]) / raster.spacing))
+    j = int(np.floor((y - raster.low[1]) / raster.spacing))
+    k = int(np.floor((z - raster.low[2]) / raster.spacing))
+    shape = raster.shape
+    if i < 0 or j < 0 or k < 0 or i >= shape[0] or j >= shape[1] or k >= shape[2]:
+        return -1
+    box = (i * shape[1] + j) * shape[2] + k
+    held, best = -1, -raster.tolerance
+    for entry in range(raster.begins[box], raster.begins[box + 1]):
+        cell = raster.cells[entry]
+        dx, dy, dz = x - raster.origins[cell, 0], y - raster.origins[cell, 1], z - raster.origins[cell, 2]
+        gradient = raster.gradients[cell]
+        second = gradient[0, 0] * dx + gradient[0, 1] * dy + gradient[0, 2] * dz
+        third = gradient[1, 0] * dx + gradient[1, 1] * dy + gradient[1, 2] * dz
+        fourth = gradient[2, 0] * dx + gradient[2, 1] * dy + gradient[2, 2] * dz
+        first = 1.0 - (second + third + fourth)
+        least = min(min(first, second), min(third, fourth))
+        if least > best or (held < 0 and least >= best):
+            best, held = least, cell
+            weights[0], weights[1], weights[2], weights[3] = first, second, third, fourth
+    if held >= 0:
+        total = 0.0
+        for corner in range(4):
+            weights[corner] = max(weights[corner], 0.0)
+            total += weights[corner]
+        for corner in range(4):
+            weights[corner] /= total
+    return held
+
+
+@njit(cache=True)
+def holding_cells(points: Array, raster: CellRaster) -> tuple[Indices, Array]:  # pragma: no cover - compiled
+    """`holding_cell` of each point (n, 3), and their weights (n, 4)."""
+    held, weights = np.empty(len(points), dtype=np.int64), np.zeros((len(points), 4))
     for n in range(len(points)):
-        i = int(np.floor((points[n, 0] - low[0]) / spacing))
-        j = int(np.floor((points[n, 1] - low[1]) / spacing))
-        k = int(np.floor((points[n, 2] - low[2]) / spacing))
-        if i < 0 or j < 0 or k < 0 or i >= shape[0] or j >= shape[1] or k >= shape[2]:
-            continue
-        box = (i * shape[1] + j) * shape[2] + k
-        best = -tolerance
-        for entry in range(begins[box], begins[box + 1]):
-            cell = cells[entry]
-            x = points[n, 0] - origins[cell, 0]
-            y = points[n, 1] - origins[cell, 1]
-            z = points[n, 2] - origins[cell, 2]
-            second = gradients[cell, 0, 0] * x + gradients[cell, 0, 1] * y + gradients[cell, 0, 2] * z
-            third = gradients[cell, 1, 0] * x + gradients[cell, 1, 1] * y + gradients[cell, 1, 2] * z
-            fourth = gradients[cell, 2, 0] * x + gradients[cell, 2, 1] * y + gradients[cell, 2, 2] * z
-            first = 1.0 - (second + third + fourth)
-            least = min(min(first, second), min(third, fourth))
-            if least > best or (held[n] < 0 and least >= best):
-                best, held[n] = least, cell
-                weights[n, 0], weights[n, 1], weights[n, 2], weights[n, 3] = first, second, third, fourth
-        if held[n] >= 0:
-            total = 0.0
-            for corner in range(4):
-                weights[n, corner] = max(weights[n, corner], 0.0)
-                total += weights[n, corner]
-            for corner in range(4):
-                weights[n, corner] /= total
+        held[n] = holding_cell(points[n, 0], points[n, 1], points[n, 2], raster, weights[n])
     return held, weights

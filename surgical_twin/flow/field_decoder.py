@@ -194,6 +194,11 @@ class FieldDecoder:
         total[total == 0.0] = 1.0
         return (summed / total[:, None, None]).astype(np.float32)
 
+    @property
+    def nodal_modes(self) -> tuple[Array32, Array32]:
+        """(nv, K) pressure modes with the inlet's pressure first, and (nv, 3 K) 1/m their gradients by axis."""
+        return self._pressure_modes, self._mode_gradients.reshape(len(self.points), -1)
+
     def prepare(self) -> None:
         """Builds what is otherwise built on first use, so that no live step pays for it."""
         self.point_operator(self.points[self.tetrahedra[0, :1]])

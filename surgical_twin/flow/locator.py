@@ -61,9 +61,7 @@ class MeshLocator:
         # Row k: the gradient of the barycentric weight of vertex k + 1.
         self.weight_gradients = np.ascontiguousarray(np.linalg.inv(edges).transpose(0, 2, 1))
         self.volumes = np.abs(volumes) / 6.0
-        self._origins = np.ascontiguousarray(corners[:, 0])
-        raster = CellRaster.of(corners, margin=4.0 * _INSIDE_TOLERANCE)
-        self._raster = (raster.low, raster.spacing, raster.shape, raster.begins, raster.cells)
+        self.raster = CellRaster.of(corners, self.weight_gradients, _INSIDE_TOLERANCE)
         self._find_boundary()
 
     def _find_boundary(self) -> None:
@@ -90,7 +88,7 @@ class MeshLocator:
         points = np.asarray(points, dtype=float).reshape(-1, 3)
         if not np.isfinite(points).all():
             raise InputError("A point that is not finite cannot be located in the mesh.")
-        cells, weights = holding_cells(points, *self._raster, self._origins, self.weight_gradients, _INSIDE_TOLERANCE)
+        cells, weights = holding_cells(points, self.raster)
         distance = np.zeros(len(points))
         for i in np.flatnonzero(cells < 0):
             cells[i], weights[i], distance[i] = self._nearest(points[i])

@@ -31,6 +31,13 @@ def best_advance() -> Advance:
     call = compiled.port_advance
     call.restype = ctypes.c_int
     call.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_double] + [ctypes.c_void_p] * 4
+    # One model's steps of one length are asked for again and again.
+    known: list[tuple[Tree, ctypes.Array[ctypes.c_void_p]]] = []
+
+    def pointers_of_tree(tree: Tree) -> ctypes.Array[ctypes.c_void_p]:
+        if not known or known[0][0] is not tree:
+            known[:] = [(tree, _pointers(tree))]
+        return known[0][1]
 
     def run(
         tree: Tree, members: Members, time_step: float, start: States, inflow: Array, rate: Array, out: States
@@ -40,7 +47,7 @@ def best_advance() -> Advance:
             count, steps, len(tree.share), len(tree.loss), len(tree.recall_past), len(out.flow)
         )  # fmt: skip
         if count and steps and call(
-            sizes, _pointers(tree), _pointers(members), time_step, _pointers(start), inflow.ctypes.data,
+            sizes, pointers_of_tree(tree), _pointers(members), time_step, _pointers(start), inflow.ctypes.data,
             rate.ctypes.data, _pointers(out),
         ):  # fmt: skip
             raise MemoryError("There is no memory for a step of the port model.")
