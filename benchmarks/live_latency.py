@@ -157,21 +157,23 @@ def latencies(report: dict[str, Any]) -> dict[str, Any]:
 
 def recovery(twin: subprocess.Popen[bytes], listener: Subscriber) -> dict[str, Any]:
     """Kill the session's process, and see how long no state comes and whether it knows what it knew."""
-    deadline, before = time.monotonic() + START_S, None
-    while before is None or before.counters.get("assimilated", 0) < KNOWN:
+    deadline, known = time.monotonic() + START_S, 0
+    while known < KNOWN:
         if time.monotonic() > deadline:
-            raise SystemExit("the twin assimilated nothing")
-        before = states_until(listener, time.monotonic() + 0.5)[-1][1]
+            raise SystemExit(f"the twin did not assimilate {KNOWN} observations")
+        for _, state in states_until(listener, time.monotonic() + 0.5):
+            known = state.counters.get("assimilated", 0)
+            sequence = state.sequence
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(twin.pid)], capture_output=True, text=True, check=True)
     os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
     begin = time.monotonic()
-    after = [(at, state) for at, state in states_until(listener, begin + 5.0) if state.sequence > before.sequence + 5]
+    after = [(at, state) for at, state in states_until(listener, begin + 5.0) if state.sequence > sequence + 5]
     restarted = [(at, state) for at, state in after if "restarted" in state.flags]
     if not restarted:
         return {"restart": {"value": None, "goal": "<= 2", "unit": "s", "why": "no state came after the kill"}}
     at, state = restarted[0]
     # Of the last tenth of a second something may be lost; all that was recorded has to be in.
-    intact = state.registered and state.counters["assimilated"] >= before.counters["assimilated"] - 10
+    intact = state.registered and state.counters["assimilated"] >= known - 10
     return {
         "restart": {"value": at - begin, "goal": "<= 2", "unit": "s"},
         "state_intact": {"value": int(intact), "goal": "== 1", "unit": "yes"},

@@ -283,6 +283,7 @@ class LiveLoop:
         self._said += 1
 
     def _loop(self, watch: Callable[[TwinState], None] | None, alive: Callable[[], None] | None) -> None:
+        self._report(now_ns())  # so that the first state says all that forbids trust
         next_tick = self._earliest = time.monotonic_ns()
         ended_ns: int | None = None
         while not self._stopped:

@@ -301,21 +301,19 @@ class SessionModel:
             The mean [mmHg]; the members' variance [mmHg^2], each where it has the tip, and all at the same place;
             the mean's gradient [mmHg/mm]; and the standard deviation of the model's error [mmHg].
         """
-        if self._tip_field is not None:
-            said = pressure_at_tip(
-                self._tip_field, tip, away, self.coefficients(ports), self.mean_coefficients(ports), REACH_MM
-            )
-            if said.inside:
-                error = self.with_discrepancy(said.error / PASCAL_PER_MMHG, said.drop / PASCAL_PER_MMHG)
-                square = PASCAL_PER_MMHG**2
-                slope = said.slope * METRES_PER_MM / PASCAL_PER_MMHG
-                mean = said.mean / PASCAL_PER_MMHG
-                return mean, said.variance / square, said.variance_here / square, slope, float(error)
-        place = self.place(tip)
-        mean, total = mean_and_variance(self.pressure_near(place, ports, tip, away))
-        here = mean_and_variance(self.pressure_at(place, ports)[:, 0])[1]
-        slope = float(np.linalg.norm(self.mean_gradient(place, ports)))
-        return mean, total, here, slope, float(self.model_error_mmhg(place, ports)[0])
+        if self._tip_field is None:
+            place = self.place(tip)
+            mean, total = mean_and_variance(self.pressure_near(place, ports, tip, away))
+            here = mean_and_variance(self.pressure_at(place, ports)[:, 0])[1]
+            slope = float(np.linalg.norm(self.mean_gradient(place, ports)))
+            return mean, total, here, slope, float(self.model_error_mmhg(place, ports)[0])
+        cell, weights, _ = self.reduced.decoder.locator.locate_one(tip * METRES_PER_MM)
+        coefficients, middle = self.coefficients(ports), self.mean_coefficients(ports)
+        said = pressure_at_tip(self._tip_field, cell, weights, tip, away, coefficients, middle, REACH_MM)
+        error = self.with_discrepancy(said.error / PASCAL_PER_MMHG, said.drop / PASCAL_PER_MMHG)
+        square = PASCAL_PER_MMHG**2
+        slope = said.slope * METRES_PER_MM / PASCAL_PER_MMHG
+        return said.mean / PASCAL_PER_MMHG, said.variance / square, said.variance_here / square, slope, float(error)
 
     @cached_property
     def _tip_field(self) -> TipField | None:
@@ -324,8 +322,8 @@ class SessionModel:
             return None
         decoder = self.reduced.decoder
         modes, gradients = decoder.nodal_modes
-        locator, errors = decoder.locator, np.ascontiguousarray(self.reduced.pressure_error_std, dtype=float)
-        return TipField(locator.raster, locator.tetrahedra, modes, gradients, errors, self._stations)
+        errors = np.ascontiguousarray(self.reduced.pressure_error_std, dtype=float)
+        return TipField(decoder.locator.tetrahedra, modes, gradients, errors, self._stations)
 
     def port_flow(self, ports: PortState) -> Array:
         """(members, ports) m^3/s: into the inlet, out of the outlets."""

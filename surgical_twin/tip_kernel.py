@@ -11,7 +11,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from surgical_twin.flow.cell_raster import CellRaster, holding_cell
 from surgical_twin.flow.nearby_pressure import Stations, pressure_changes
 
 Array = NDArray[np.float64]
@@ -20,8 +19,6 @@ Array = NDArray[np.float64]
 class TipField(NamedTuple):
     """The pressure in a lumen as a tip meets it; arrays are contiguous."""
 
-    raster: CellRaster
-    """of the mesh, m"""
     tetrahedra: NDArray[np.int64]
     """(nc, 4)"""
     modes: NDArray[np.float32]
@@ -37,8 +34,6 @@ class TipField(NamedTuple):
 class TipSaid(NamedTuple):
     """Pressure at a tip, in the unit of the coefficients."""
 
-    inside: bool
-    """whether the tip is in the lumen; where it is not, nothing else of this counts"""
     mean: float
     variance: float
     """of the members, each where it has the tip"""
@@ -109,22 +104,20 @@ def mean_and_variance(values: Array) -> tuple[float, float]:  # pragma: no cover
 
 @njit(cache=True)
 def pressure_at_tip(  # pragma: no cover - compiled
-    field: TipField, tip: Array, away: Array, coefficients: Array, mean: Array, reach: float
+    field: TipField, cell: int, weights: Array, tip: Array, away: Array, coefficients: Array, mean: Array, reach: float
 ) -> TipSaid:
-    """What an ensemble says of the pressure at a tip in the lumen.
+    """What an ensemble says of the pressure at a tip.
 
     Args:
         field: of the case.
+        cell: that holds the tip, or the nearest place to it in the lumen.
+        weights: (4,) barycentric, of that place.
         tip: (3,) mm, LPS.
         away: (m, 3) mm, where each member has the tip, from there.
         coefficients: (m, K) of the pressure modes.
         mean: (K,) of all members.
         reach: mm, as `pressure_changes` takes it.
     """
-    weights = np.zeros(4)
-    cell = holding_cell(tip[0] * 1e-3, tip[1] * 1e-3, tip[2] * 1e-3, field.raster, weights)
-    if cell < 0:
-        return TipSaid(False, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     count, width = coefficients.shape
     modes = np.zeros(width)
     gradient = np.zeros(3)
@@ -147,4 +140,4 @@ def pressure_at_tip(  # pragma: no cover - compiled
         there[i] += here[i]
     middle, variance = mean_and_variance(there)
     slope = np.sqrt(gradient[0] ** 2 + gradient[1] ** 2 + gradient[2] ** 2)
-    return TipSaid(True, middle, variance, mean_and_variance(here)[1], slope, drop, error)
+    return TipSaid(middle, variance, mean_and_variance(here)[1], slope, drop, error)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from surgical_twin.errors import InputError
-from surgical_twin.flow.cell_raster import CellRaster, holding_cells
+from surgical_twin.flow.cell_raster import CellRaster, holding_cell, holding_cells
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -93,6 +93,12 @@ class MeshLocator:
         for i in np.flatnonzero(cells < 0):
             cells[i], weights[i], distance[i] = self._nearest(points[i])
         return Location(cells, self.tetrahedra[cells], weights, distance)
+
+    def locate_one(self, point: Array) -> tuple[int, Array, float]:
+        """The same for one point (3,), at a fraction of the cost: cell, weights (4,), distance."""
+        weights = np.zeros(4)
+        cell = holding_cell(point[0], point[1], point[2], self.raster, weights)
+        return self._nearest(point) if cell < 0 else (cell, weights, 0.0)
 
     def _nearest(self, point: Array) -> tuple[int, Array, float]:
         """At the nearest point of the boundary: the cell, its weights (4,), the distance."""

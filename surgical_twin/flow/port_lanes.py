@@ -31,13 +31,16 @@ def best_advance() -> Advance:
     call = compiled.port_advance
     call.restype = ctypes.c_int
     call.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_double] + [ctypes.c_void_p] * 4
-    # One model's steps of one length are asked for again and again.
-    known: list[tuple[Tree, ctypes.Array[ctypes.c_void_p]]] = []
+    # One model's steps of one length are asked for again and again. The pair is replaced as a whole: what-ifs are
+    # computed in a thread of their own.
+    known: tuple[Tree, ctypes.Array[ctypes.c_void_p]] | None = None
 
     def pointers_of_tree(tree: Tree) -> ctypes.Array[ctypes.c_void_p]:
-        if not known or known[0][0] is not tree:
-            known[:] = [(tree, _pointers(tree))]
-        return known[0][1]
+        nonlocal known
+        pair = known
+        if pair is None or pair[0] is not tree:
+            pair = known = tree, _pointers(tree)
+        return pair[1]
 
     def run(
         tree: Tree, members: Members, time_step: float, start: States, inflow: Array, rate: Array, out: States

@@ -54,6 +54,10 @@ def test_inside_and_outside_agree_with_every_cell_tried(seed):
     locator = MeshLocator(points, cells)
     queries = np.random.default_rng(seed + 1).uniform(-0.1, 1.0, size=(60, 3))
     found = locator.locate(queries)
+    for number, query in enumerate(queries):
+        cell, weights, distance = locator.locate_one(query)
+        assert (cell, distance) == (found.cells[number], found.distance[number])
+        np.testing.assert_array_equal(weights, found.weights[number])
     assert (found.weights >= 0.0).all()
     np.testing.assert_allclose(found.weights.sum(axis=1), 1.0, atol=1e-12)
     np.testing.assert_array_equal(found.vertices, cells[found.cells])
